@@ -1,0 +1,240 @@
+"""The adapter folder: `elastic_config.json` beside `elastic_model.safetensors`.
+
+The tensors are the routers' (`routers.*`) and what training changed in the backbone: weights
+(`transformer.*`) or a LoRA (`lora.*`). The JSON names the base model and a fingerprint of its shapes.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from elastic_dit.config import CONFIG_NAME, ElasticConfig, explain
+from elastic_dit.core.router import RouterStack
+from elastic_dit.errors import CheckpointError
+from elastic_dit.files import replaced_folder
+
+WEIGHTS_NAME = "elastic_model.safetensors"
+LORA_NAME = "elastic"
+
+
+class AdapterCard(BaseModel):
+    """`elastic_config.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    base_model: str
+    base_fingerprint: str
+    lora: dict[str, Any] | None = None
+    elastic: ElasticConfig
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder in memory."""
+
+    card: AdapterCard
+    tensors: dict[str, Tensor]
+
+    @property
+    def config(self) -> ElasticConfig:
+        """How the routers are built and used."""
+        return self.card.elastic
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {k.removeprefix(f"{name}."): v for k, v in self.tensors.items() if k.startswith(f"{name}.")}
+
+
+@dataclass
+class ChangedWeights:
+    """Which backbone weights differ from the base model's: by training here, or by an adapter loaded."""
+
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    originals: dict[str, nn.Parameter] = field(default_factory=dict[str, nn.Parameter])
+    lora: bool = False
+
+    def watch(self, transformer: nn.Module) -> None:
+        """Remember checksums of all weights, once, before anything changes them."""
+        if not self.sums:
+            self.sums = {name: _checksum(value) for name, value in _base_parameters(transformer).items()}
+
+    def changed(self, transformer: nn.Module) -> dict[str, Tensor]:
+        """Weights that are no longer the base model's."""
+        return {
+            name: value.detach()
+            for name, value in _base_parameters(transformer).items()
+            if name in self.originals or (name in self.sums and _checksum(value) != self.sums[name])
+        }
+
+    def replace(self, transformer: nn.Module, values: dict[str, Tensor]) -> None:
+        """Put other weights in, keeping the base model's (in host memory)."""
+        parameters = _base_parameters(transformer)
+        for name, value in values.items():
+            old = parameters[name]
+            self.originals[name] = nn.Parameter(old.detach().to("cpu"), requires_grad=old.requires_grad)
+            old_like = value.to(old.device, old.dtype)
+            _assign(transformer, name, nn.Parameter(old_like, requires_grad=old.requires_grad))
+
+    def put_back(self, transformer: Any) -> None:
+        """Undo what loading an adapter did."""
+        parameters = _base_parameters(transformer)
+        for name, original in self.originals.items():
+            now = parameters[name]
+            _assign(transformer, name, nn.Parameter(original.to(now.device), requires_grad=original.requires_grad))
+        self.originals.clear()
+        if self.lora:
+            transformer.delete_adapters(LORA_NAME)
+            self.lora = False
+
+
+def save(
+    folder: Path,
+    transformer: Any,
+    stack: RouterStack,
+    config: ElasticConfig,
+    weights: ChangedWeights,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write an adapter folder, whole or not at all; returns it."""
+    tensors = {f"routers.{name}": value for name, value in stack.state_dict().items()}
+    for name, value in weights.changed(transformer).items():
+        tensors[f"transformer.{name}"] = value.to(dtype or value.dtype)
+    lora: dict[str, Any] | None = None
+    if getattr(transformer, "peft_config", None):
+        from peft import get_peft_model_state_dict
+
+        active = transformer.active_adapters()
+        if len(active) != 1:
+            raise CheckpointError(f"expected one active LoRA to save, the transformer has {active}")
+        state = get_peft_model_state_dict(transformer, adapter_name=active[0])
+        tensors |= {f"lora.{name}": value.to(dtype or value.dtype) for name, value in state.items()}
+        lora = json.loads(json.dumps(transformer.peft_config[active[0]].to_dict(), default=_plain))
+    card = AdapterCard(
+        base_model=base_name(transformer),
+        base_fingerprint=fingerprint(transformer),
+        lora=lora,
+        elastic=config,
+    )
+    with replaced_folder(folder) as temporary:
+        (temporary / CONFIG_NAME).write_text(card.model_dump_json(indent=2) + "\n")
+        save_file({n: v.detach().cpu().contiguous() for n, v in tensors.items()}, temporary / WEIGHTS_NAME)
+    return folder
+
+
+def read(folder_or_hub_id: str | Path) -> Adapter:
+    """Read an adapter folder, or download one from the Hub.
+
+    Raises:
+        CheckpointError: there is none, a file is damaged, or the config has unknown keys.
+    """
+    folder = _local(folder_or_hub_id)
+    config, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    for file in (config, weights):
+        if not file.is_file():
+            raise CheckpointError(f"{folder} has no {file.name}; expected an adapter folder written by `save`")
+    try:
+        return Adapter(AdapterCard.model_validate_json(config.read_text()), load_file(weights))
+    except ValidationError as error:
+        raise CheckpointError(f"{config}: {explain(error, ElasticConfig)}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights} is damaged: {error}") from error
+
+
+def check_base(transformer: Any, adapter: Adapter) -> None:
+    """Refuse a base model whose shapes are not those the adapter was made for.
+
+    Raises:
+        CheckpointError: says which model was expected.
+    """
+    found = fingerprint(transformer)
+    if found != adapter.card.base_fingerprint:
+        raise CheckpointError(
+            f"this adapter is for {adapter.card.base_model!r} (fingerprint {adapter.card.base_fingerprint[:12]}), but "
+            f"the transformer is {base_name(transformer)!r} (fingerprint {found[:12]}), whose weights have other shapes"
+        )
+
+
+def apply(transformer: Any, stack: RouterStack, weights: ChangedWeights, adapter: Adapter) -> None:
+    """Load an adapter's tensors into routers and backbone.
+
+    Raises:
+        CheckpointError: tensors are missing, left over or of other shapes.
+    """
+    try:
+        stack.load_state_dict(adapter.part("routers"))
+    except RuntimeError as error:
+        raise CheckpointError(f"the routers in the adapter do not fit its config: {error}") from error
+    values = adapter.part("transformer")
+    parameters = _base_parameters(transformer)
+    if bad := [n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape]:
+        raise CheckpointError(f"the adapter has weights the transformer has not: {', '.join(bad[:3])}")
+    weights.replace(transformer, values)
+    if adapter.card.lora is not None:
+        from peft import LoraConfig, set_peft_model_state_dict
+
+        known = {name: value for name, value in adapter.card.lora.items() if value is not None}
+        transformer.add_adapter(LoraConfig(**known), adapter_name=LORA_NAME)
+        set_peft_model_state_dict(transformer, adapter.part("lora"), adapter_name=LORA_NAME)
+        transformer.set_adapter(LORA_NAME)
+        weights.lora = True
+
+
+def fingerprint(transformer: nn.Module) -> str:
+    """Hash of the names and shapes of the base weights; a LoRA does not change it."""
+    shapes = sorted((name, tuple(value.shape)) for name, value in _base_parameters(transformer).items())
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()
+
+
+def base_name(transformer: Any) -> str:
+    """The base model's name or folder, as diffusers remembers it, or its class."""
+    return transformer.config.get("_name_or_path") or type(transformer).__name__
+
+
+def _local(folder_or_hub_id: str | Path) -> Path:
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(folder_or_hub_id)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"no adapter folder {name}; expected a folder or a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
+    except Exception as error:  # the Hub's errors have no common base
+        raise CheckpointError(f"{name} is no folder here and could not be had from the Hub: {error}") from error
+
+
+def _base_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under the names they have without a LoRA."""
+    return {
+        name.replace(".base_layer.", "."): value
+        for name, value in transformer.named_parameters()
+        if ".lora_" not in name
+    }
+
+
+def _assign(transformer: nn.Module, name: str, value: nn.Parameter) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = transformer.get_submodule(path)
+    setattr(getattr(module, "base_layer", module), leaf, value)
+
+
+def _checksum(value: Tensor) -> tuple[float, float]:
+    """Two sums, one of which minds the order: permuted channels differ."""
+    flat = value.detach().flatten().double()
+    ramp = torch.linspace(1, 2, flat.numel(), dtype=torch.float64, device=flat.device)
+    return float(flat.sum()), float(flat @ ramp)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

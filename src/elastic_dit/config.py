@@ -1,0 +1,125 @@
+"""Every constant of the paper, with its meaning and its range; presets; `elastic_config.json`."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from elastic_dit.errors import ConfigError, UnknownNameError
+
+CONFIG_NAME = "elastic_config.json"
+
+
+class ElasticConfig(BaseModel):
+    """How a backbone is made elastic. Defaults are design decisions or the paper's FLUX values."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
+
+    # Router (Eq. 4-6)
+    router_hidden_size: int = Field(64, gt=0)
+    """Router hidden width R, H_r in Eq. 5."""
+    router_input: Literal["image", "joint"] = "image"
+    """Tokens the router averages over: the image's, or image and text together."""
+    router_activation: Literal["relu", "gelu", "silu"] = "relu"
+    """Activation in Eq. 5."""
+    modulation: Literal["low_rank", "full"] = "low_rank"
+    """How gamma(t), delta(t) of Eq. 4 come from the timestep embedding; `full` is the paper's."""
+    modulation_rank: int = Field(32, gt=0)
+    """Rank of the low-rank modulation."""
+    init: Literal["full_capacity", "random"] = "full_capacity"
+    """Start with every block open at full width (section 3.3), or at random (Table 5)."""
+    init_keep_prob: float = Field(0.95, gt=0, lt=1)
+    """Keep probability p of every block at the full-capacity start."""
+    init_width_logit: float = Field(2.0, gt=0)
+    """Logit of the full width at the full-capacity start; the other widths have 0."""
+
+    # Decisions (Eq. 7-16)
+    tau: float = Field(0.5, ge=0, le=1)
+    """Threshold: a block is skipped where its keep probability is below."""
+    width_ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """The widths S an MLP may run at, as shares of full, rising, the last 1."""
+    width_streams: tuple[Literal["image", "text"], ...] = ("image",)
+    """Whose MLPs shrink; an MLP that serves both streams counts as the image's. Empty: none."""
+    width_gradient: Literal["straight_through", "budget"] = "straight_through"
+    """Whether the quality loss reaches the width logits, or the budget alone does (the paper's text)."""
+    always_open: tuple[int, ...] = ()
+    """Blocks that are never skipped, by running order; negative counts from the end."""
+
+    # Cache (Algorithm 1)
+    delta: float = Field(0.1, ge=0, le=1)
+    """Width of the band above tau in which a stored block residual is reused."""
+    max_reuse: int = Field(3, ge=0)
+    """K: how often one stored residual is reused; 0 turns the cache off."""
+    max_age: int | None = Field(None, gt=0)
+    """Steps after which a stored residual is too old to reuse; None sets no limit."""
+    reuse_from_step: int = Field(0, ge=0)
+    """First step that may reuse."""
+
+    # Budget (Eq. 9, 14, 15)
+    budget: Literal["compute", "blocks", "paper"] = "compute"
+    """What is held to target: the share of FLOPs, hard gates and widths apart, or the paper's soft means."""
+    budget_scope: Literal["global", "sample"] = "global"
+    """Whether the budget holds on average, or for each sample alone (for comparison)."""
+    rho_g: float = Field(0.5, gt=0, le=1)
+    """Target share of open blocks."""
+    rho_w: float = Field(0.6, gt=0, le=1)
+    """Target mean width of the open blocks."""
+    budget_weight: float = Field(1.0, ge=0)
+    """lambda in Eq. 17."""
+    commitment: float = Field(0.0, ge=0)
+    """Weight of mean p(1-p), which keeps probabilities off the threshold."""
+
+    @model_validator(mode="after")
+    def _ratios_rise_to_one(self) -> "ElasticConfig":
+        ratios = self.width_ratios
+        if not ratios or ratios[-1] != 1 or ratios[0] <= 0 or list(ratios) != sorted(set(ratios)):
+            raise ValueError(f"width_ratios must rise to 1 and lie in (0, 1], got {ratios}")
+        return self
+
+    @classmethod
+    def of(cls, **values: Any) -> "ElasticConfig":
+        """Build from keywords, with `ConfigError` instead of pydantic's error."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls)) from error
+
+    def save(self, folder: Path) -> None:
+        """Write `elastic_config.json` into a folder."""
+        (folder / CONFIG_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "qwen-image-base": {"rho_g": 0.6, "rho_w": 0.65, "delta": 0.10, "max_reuse": 5},
+    "qwen-image-turbo": {"rho_g": 0.5, "rho_w": 0.6, "delta": 0.15, "max_reuse": 10},
+    "flux": {"rho_g": 0.5, "rho_w": 0.6, "delta": 0.10, "max_reuse": 3},
+    "hunyuan3d": {"rho_g": 0.45, "rho_w": 0.5, "delta": 0.15, "max_reuse": 5},
+}
+"""The settings of the paper's section 4.1."""
+
+
+def preset(name: str, **changes: Any) -> ElasticConfig:
+    """The `ElasticConfig` of a named preset, with changes.
+
+    Raises:
+        UnknownNameError: no such preset; the message lists them.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return ElasticConfig.of(**PRESETS[name] | changes)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A validation error in one sentence, with the nearest known key for an unknown one."""
+    parts: list[str] = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or model.__name__
+        if item["type"] == "extra_forbidden":
+            close = get_close_matches(str(item["loc"][-1]), model.model_fields, n=1)
+            parts.append(f"unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        elif item["type"] == "missing":
+            parts.append(f"missing key {key!r}")
+        else:
+            parts.append(f"{key} = {item['input']!r}: {item['msg']}")
+    return "; ".join(parts)

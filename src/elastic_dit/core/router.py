@@ -1,0 +1,110 @@
+"""Eq. 4-6, section 3.2 "Router Architecture": from a block's input to its gate and width logits.
+
+B batch, T tokens, D model width, R router hidden width, C condition width, S number of widths.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elastic_dit.config import ElasticConfig
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+class RouterOutput(NamedTuple):
+    """The logits of Eq. 6, float32."""
+
+    gate_logit: Tensor
+    """l, (B,)."""
+    width_logits: Tensor
+    """u, (B, S)."""
+
+
+class Router(nn.Module):
+    """One block's router. Its arithmetic is float32 whatever the backbone's dtype.
+
+    In bfloat16 a probability near 1/2 rounds onto the threshold.
+    """
+
+    def __init__(self, config: ElasticConfig, dim: int, condition_dim: int) -> None:
+        super().__init__()
+        hidden = config.router_hidden_size
+        self.modulation = nn.Linear(condition_dim, 2 * dim)  # gamma, delta
+        self.proj = nn.Linear(dim, hidden)  # W
+        self.gate_head = nn.Linear(hidden, 1)  # W_g
+        self.width_head = nn.Linear(hidden, len(config.width_ratios))  # W_w
+        self.activation = ACTIVATIONS[config.router_activation]
+        if config.init == "full_capacity":
+            self._init_full_capacity(config)
+
+    def forward(
+        self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None
+    ) -> RouterOutput:
+        """Eq. 4-6.
+
+        Args:
+            hidden_states: the block's input x, (B, T, D).
+            condition: what gamma(t), delta(t) are read from, (B, C); see `TimestepCondition`.
+            mask: (B, T), true where a token counts in the mean; None counts all.
+        """
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            gamma, delta = self.modulation(condition.float()).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, D)
+            x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)
+            x = (1 + gamma) * x + delta  # Eq. 4, (B, T, D)
+            h = self.activation(self.proj(x))  # Eq. 5, (B, T, R)
+            pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
+            return RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
+
+    def _init_full_capacity(self, config: ElasticConfig) -> None:
+        """Section 3.3: at the start every block is open at full width (Table 5)."""
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        for head in (self.gate_head, self.width_head):
+            # small, not zero: the first step already moves `proj`
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.zeros_(head.bias)
+        p = config.init_keep_prob
+        nn.init.constant_(self.gate_head.bias, math.log(p / (1 - p)))
+        with torch.no_grad():
+            self.width_head.bias[-1] = config.init_width_logit
+
+
+class TimestepCondition(nn.Module):
+    """The input of every router's gamma(t), delta(t) (Eq. 4), from the backbone's own timestep embedding.
+
+    SiLU, as in adaLN; then, unless `modulation` is "full", one projection to a low rank shared by all
+    blocks: a full D -> 2D map per block would cost Qwen-Image 1.1 B parameters.
+    """
+
+    def __init__(self, config: ElasticConfig, temb_dim: int) -> None:
+        super().__init__()
+        low_rank = config.modulation == "low_rank"
+        self.trunk = nn.Linear(temb_dim, config.modulation_rank) if low_rank else nn.Identity()
+        self.dim = config.modulation_rank if low_rank else temb_dim
+
+    def forward(self, temb: Tensor) -> Tensor:
+        """(B, temb_dim) to (B, C), float32; a timestep embedding per token (B, T, temb_dim) is averaged."""
+        with torch.autocast(temb.device.type, enabled=False):
+            temb = temb.float() if temb.ndim == 2 else temb.float().mean(dim=1)
+            return self.trunk(F.silu(temb))
+
+
+class RouterStack(nn.Module):
+    """All routers of a backbone, one a block in running order, and what they share."""
+
+    def __init__(self, config: ElasticConfig, dim: int, temb_dim: int, blocks: int) -> None:
+        super().__init__()
+        self.condition = TimestepCondition(config, temb_dim)
+        self.routers = nn.ModuleList(Router(config, dim, self.condition.dim) for _ in range(blocks))
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over tokens, (B, T, R) to (B, R), of the tokens where `mask` (B, T) is true."""
+    if mask is None:
+        return x.mean(dim=1)
+    weight = mask.to(x.dtype).unsqueeze(-1)  # (B, T, 1)
+    return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

@@ -1,0 +1,76 @@
+"""Eq. 11-13 and 16, section 3.2 "Adaptive MLP Width Reduction": how wide a block's MLP runs.
+
+B batch, T tokens, D model width, F MLP hidden width, S number of widths.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def channels(ratio: float, hidden: int) -> int:
+    """Number of channels s * F that a width ratio keeps, at least 1."""
+    return max(1, round(ratio * hidden))
+
+
+def width_probabilities(width_logits: Tensor) -> Tensor:
+    """Eq. 11: q = softmax(u), (B, S)."""
+    return width_logits.softmax(dim=-1)
+
+
+def selected_width(width_probs: Tensor, ratios: Tensor) -> Tensor:
+    """Eq. 12: the ratio of the highest probability, (B,)."""
+    return ratios[width_probs.argmax(dim=-1)]
+
+
+def straight_through_width(width_probs: Tensor, ratios: Tensor) -> Tensor:
+    """The selected ratio with the gradient of the expected one, (B,): what a hard width budget sees."""
+    expected = (width_probs * ratios).sum(dim=-1)
+    return selected_width(width_probs, ratios) + (expected - expected.detach())
+
+
+def prefix_mask(width: Tensor, hidden: int, ratios: Sequence[float]) -> Tensor:
+    """m(s) of Eq. 13: 1 on the first s * F channels, (B, F) float32, for widths (B,) among `ratios`."""
+    kept = torch.tensor([channels(ratio, hidden) for ratio in ratios], device=width.device)
+    chosen = (width.unsqueeze(-1) - torch.tensor(ratios, device=width.device)).abs().argmin(dim=-1)
+    return (torch.arange(hidden, device=width.device) < kept[chosen].unsqueeze(-1)).float()
+
+
+def expected_prefix_mask(width_probs: Tensor, hidden: int, ratios: Sequence[float]) -> Tensor:
+    """sum_j q_j m(s_j), (B, F): the probability that a channel is kept."""
+    kept = [channels(ratio, hidden) for ratio in ratios]
+    sizes = torch.tensor([b - a for a, b in zip([0, *kept], kept, strict=False)], device=width_probs.device)
+    at_least = width_probs.flip(-1).cumsum(-1).flip(-1)  # (B, S): P(width >= s_j)
+    return at_least.repeat_interleave(sizes, dim=-1, output_size=hidden)
+
+
+def straight_through_mask(width_probs: Tensor, hidden: int, ratios: Sequence[float]) -> Tensor:
+    """Eq. 13's mask (B, F) with the gradient of the expected mask, so that quality reaches the logits."""
+    hard = prefix_mask(selected_width(width_probs, torch.tensor(ratios).to(width_probs)), hidden, ratios)
+    expected = expected_prefix_mask(width_probs, hidden, ratios)
+    return hard + (expected - expected.detach())
+
+
+def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> Tensor:
+    """Eq. 16, z W~_1: the first `keep` of F output channels, (B, T, keep); weights are views.
+
+    A gated projection (GEGLU, SwiGLU) has its F value rows before its F gate rows; both shrink together,
+    and the output is (B, T, 2 keep).
+    """
+    halves = linear.out_features // hidden
+    outputs = [
+        F.linear(
+            x,
+            linear.weight[start : start + keep],
+            None if linear.bias is None else linear.bias[start : start + keep],
+        )
+        for start in range(0, halves * hidden, hidden)
+    ]
+    return outputs[0] if halves == 1 else torch.cat(outputs, dim=-1)
+
+
+def prefix_linear_columns(linear: nn.Linear, h: Tensor) -> Tensor:
+    """Eq. 16, h W~_2: a projection of the first channels of its input, which are all that `h` holds."""
+    return F.linear(h, linear.weight[:, : h.shape[-1]], linear.bias)

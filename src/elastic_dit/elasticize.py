@@ -1,0 +1,247 @@
+"""The verbs: make a transformer elastic, load and save what makes it so, put it back as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from elastic_dit import checkpoint
+from elastic_dit.backbones import backbone_of
+from elastic_dit.config import ElasticConfig, preset
+from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss
+from elastic_dit.core.router import RouterStack
+from elastic_dit.engine.hooks import Engine
+from elastic_dit.engine.plan import Plan
+from elastic_dit.engine.trace import Trace
+from elastic_dit.errors import BackboneError, ConfigError, PlanError
+
+_HANDLE = "_elastic_dit"
+
+
+class ElasticModel:
+    """A transformer with routers on it: the handle that `elasticize` and `load` return.
+
+    The transformer and its pipeline are used as before. Settings may change between runs.
+    """
+
+    def __init__(self, transformer: Any, config: ElasticConfig) -> None:
+        backbone = backbone_of(transformer)
+        blocks = len(backbone.sites(transformer))
+        for index in config.always_open:
+            if not -blocks <= index < blocks:
+                raise ConfigError(f"always_open names block {index}; the transformer has {blocks} blocks")
+        dim = backbone.dim(transformer)
+        self.transformer = transformer
+        self.backbone = backbone
+        self.config = config
+        self.stack = RouterStack(config, dim, dim, blocks)
+        self.mean = GlobalMean()
+        self.weights = checkpoint.ChangedWeights()
+        self._engine = Engine(transformer, backbone, config, self.stack)
+        self._engine.attach()
+
+    # Settings
+
+    @property
+    def tau(self) -> float:
+        """Threshold: a block is skipped where its keep probability is below."""
+        return self.config.tau
+
+    @tau.setter
+    def tau(self, value: float) -> None:
+        self._set("tau", value)
+
+    @property
+    def delta(self) -> float:
+        """Width of the band above tau in which stored residuals are reused."""
+        return self.config.delta
+
+    @delta.setter
+    def delta(self, value: float) -> None:
+        self._set("delta", value)
+
+    @property
+    def max_reuse(self) -> int:
+        """K: how often one stored residual is reused; 0 turns the cache off."""
+        return self.config.max_reuse
+
+    @max_reuse.setter
+    def max_reuse(self, value: int) -> None:
+        self._set("max_reuse", value)
+
+    @property
+    def routers(self) -> nn.ModuleList:
+        """The routers, one a block in running order."""
+        return self.stack.routers
+
+    def force(self, plan: Plan | None) -> None:
+        """Run a fixed plan in place of the routers; None releases.
+
+        Raises:
+            PlanError: the plan is for another number of blocks.
+        """
+        if plan is not None and plan.blocks != len(self.routers):
+            raise PlanError(f"the plan has {plan.blocks} blocks; the transformer has {len(self.routers)}")
+        self._engine.plan = plan
+        self.reset()
+
+    # What ran
+
+    @property
+    def trace(self) -> Trace:
+        """The last run: (step, block, branch, sample) to what happened there, and FLOPs."""
+        return self._engine.trace
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that stored residuals take now."""
+        return self._engine.cache_bytes
+
+    def reset(self) -> None:
+        """Forget stored residuals; the next forward starts a new run."""
+        self._engine.reset()
+
+    def summary(self) -> str:
+        """The last run in a few lines for a person."""
+        trace = self.trace
+        name, blocks = type(self.transformer).__name__, len(self.routers)
+        if not trace:
+            return f"{name}, {blocks} elastic blocks; nothing has run yet"
+        steps = max(key[0] for key in trace) + 1
+        samples = max(key[3] for key in trace) + 1
+        branches = ", ".join(str(branch) for branch in trace.branches)
+        ran = trace.mean_width
+        lines = [
+            f"{name}: {blocks} blocks x {steps} steps x {samples} samples, branches: {branches}",
+            f"blocks   {trace.open_rate:6.1%} open, {trace.reuse_rate:.1%} of them reused; mean MLP width {ran:.2f}",
+            f"compute  {trace.flops_share:6.1%} of dense, routers included: "
+            f"{_flops(trace.flops_spent)} of {_flops(trace.flops_dense)}",
+            f"time     {self._engine.seconds:.2f} s in the transformer",
+        ]
+        return "\n".join(lines)
+
+    # Training
+
+    def train_mode(self, *, gradient_checkpointing: bool | None = None) -> None:
+        """From now on every block runs and decisions are differentiable masks (Eq. 7, 8, 13).
+
+        Args:
+            gradient_checkpointing: recompute blocks, not routers, in the backward pass. None takes over
+                the transformer's own setting, which would run the routers twice.
+        """
+        if gradient_checkpointing is None:
+            gradient_checkpointing = self._engine.gradient_checkpointing or getattr(
+                self.transformer, "gradient_checkpointing", False
+            )
+        if getattr(self.transformer, "gradient_checkpointing", False):
+            self.transformer.disable_gradient_checkpointing()
+        self.weights.watch(self.transformer)
+        self._engine.gradient_checkpointing = bool(gradient_checkpointing)
+        self._engine.training = True
+        self.reset()
+
+    def eval_mode(self) -> None:
+        """Back to inference: blocks are skipped, MLPs sliced."""
+        self._engine.training = False
+        self.reset()
+
+    def losses(self, ramp: float = 1.0) -> BudgetLoss:
+        """lambda * L_eff (Eq. 17) of the last forward in train mode: add `.total` to the quality loss.
+
+        Args:
+            ramp: 0..1, how far the target has gone from 1 to the budget.
+
+        Raises:
+            ConfigError: there was no forward in train mode.
+        """
+        if not self._engine.routed:
+            raise ConfigError("no losses yet: call train_mode(), run a forward, then losses()")
+        routing = self._engine.routing()
+        ratios = torch.tensor(self.config.width_ratios, device=routing.keep_prob.device)
+        return budget_loss(routing, self.config, ratios, self.mean, ramp)
+
+    # Saving
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """Write an adapter folder: routers, config, and what training changed in the backbone.
+
+        Args:
+            folder: where to; written whole or not at all.
+            dtype: store the backbone's weights in this dtype; routers stay float32.
+        """
+        return checkpoint.save(Path(folder), self.transformer, self.stack, self.config, self.weights, dtype)
+
+    def _set(self, name: str, value: Any) -> None:
+        checked = ElasticConfig.of(**self.config.model_dump() | {name: value})
+        setattr(self.config, name, getattr(checked, name))
+
+
+def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -> ElasticModel:
+    """Put hooks and fresh routers on a transformer; it computes what it did before, to the bit.
+
+    Args:
+        pipe_or_transformer: a diffusers pipeline, or the transformer alone.
+        config: an `ElasticConfig` or the name of a preset.
+
+    Raises:
+        BackboneError: no backbone declares this transformer.
+        UnknownNameError: no such preset.
+    """
+    transformer = transformer_of(pipe_or_transformer)
+    restore(transformer)
+    config = preset(config) if isinstance(config, str) else config.model_copy()
+    elastic = ElasticModel(transformer, config)
+    transformer.__dict__[_HANDLE] = elastic
+    return elastic
+
+
+def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
+    """Make a transformer elastic with what `ElasticModel.save` wrote.
+
+    Args:
+        pipe_or_transformer: the base model the adapter was trained on.
+        folder: an adapter folder, or the id of one on the Hub.
+
+    Raises:
+        CheckpointError: not an adapter, damaged, or made for another base model.
+    """
+    transformer = transformer_of(pipe_or_transformer)
+    adapter = checkpoint.read(folder)
+    checkpoint.check_base(transformer, adapter)
+    elastic = elasticize(transformer, adapter.config)
+    try:
+        checkpoint.apply(transformer, elastic.stack, elastic.weights, adapter)
+    except BaseException:
+        restore(transformer)
+        raise
+    return elastic
+
+
+def restore(pipe_or_transformer: Any) -> None:
+    """Undo `elasticize` or `load`: hooks off, replaced weights back. Weights trained in place stay trained."""
+    transformer = transformer_of(pipe_or_transformer)
+    elastic: ElasticModel | None = transformer.__dict__.pop(_HANDLE, None)
+    if elastic is not None:
+        elastic._engine.detach()
+        elastic.weights.put_back(transformer)
+
+
+def transformer_of(pipe_or_transformer: Any) -> Any:
+    """The transformer of a pipeline, or the module itself."""
+    transformer = getattr(pipe_or_transformer, "transformer", None)
+    if not isinstance(transformer, nn.Module):
+        transformer = pipe_or_transformer
+    if not isinstance(transformer, nn.Module):
+        raise BackboneError(
+            f"expected a diffusers pipeline with a transformer, or a transformer; got a {type(transformer).__name__}"
+        )
+    return getattr(transformer, "_orig_mod", transformer)  # under torch.compile
+
+
+def _flops(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {unit}FLOP"
+        value /= 1000
+    return f"{value:.3g} PFLOP"

@@ -1,0 +1,1 @@
+"""What makes a diffusers transformer elastic at run time: hooks, runs, traces, plans."""

@@ -1,0 +1,226 @@
+"""The hooks on a transformer and the engine behind them: one forward at a time, one block at a time."""
+
+import inspect
+import time
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import BaseState, StateManager
+from diffusers.models.attention_dispatch import attention_backend
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
+from elastic_dit.config import ElasticConfig
+from elastic_dit.core.block import Decision, decide, run_block, train_block
+from elastic_dit.core.cache import FeatureBank
+from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
+from elastic_dit.core.gating import keep_probability
+from elastic_dit.core.objective import Routing
+from elastic_dit.core.router import Router, RouterOutput, RouterStack
+from elastic_dit.core.width import width_probabilities
+from elastic_dit.engine.plan import Plan
+from elastic_dit.engine.run import Branch, Run, enter
+from elastic_dit.engine.site import HOOK, BlockCall, Site, unhook
+from elastic_dit.engine.trace import Taken, Trace
+
+ALWAYS_OPEN_LOGIT = 20.0
+"""sigmoid(20) is 1 in float32's eyes: above every threshold and outside every band."""
+
+
+class Engine:
+    """Decides and carries out what happens at each block of one transformer."""
+
+    def __init__(self, transformer: Any, backbone: Backbone, config: ElasticConfig, stack: RouterStack) -> None:
+        self.transformer, self.backbone, self.config, self.stack = transformer, backbone, config, stack
+        self.sites = [
+            Site(index, declared, block, config)
+            for index, (declared, block) in enumerate(backbone.sites(transformer))
+        ]
+        for index in config.always_open:
+            self.sites[index].always_open = True
+        self.training = False
+        self.gradient_checkpointing = False
+        self.plan: Plan | None = None
+        self.trace = Trace()
+        self.seconds = 0.0
+        self.routed: list[tuple[Tensor, Tensor, BlockCost]] = []
+        self._run: Run | None = None
+        self._branch: Branch | None = None
+        self._condition: Tensor | None = None
+        self._costs: dict[Hashable, BlockCost] = {}
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Put all hooks on."""
+        embedder = self.transformer.get_submodule(self.backbone.timestep_embedder)
+        self._handles.append(embedder.register_forward_hook(self._capture_timestep))
+        for site in self.sites:
+            hook = BlockHook(self, site)
+            HookRegistry.check_if_exists_or_initialize(site.block).register_hook(hook, HOOK)
+            site.forward = hook.fn_ref.original_forward
+            site.attach_mlps()
+        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        registry.register_hook(RootHook(self), HOOK)
+        registry.invalidate_child_registries_cache()
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        for handle in self._handles:
+            handle.remove()
+        for site in self.sites:
+            site.detach_mlps()
+            unhook(site.block)
+        registry.invalidate_child_registries_cache()
+        unhook(self.transformer)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the current run's residuals; its trace stays readable."""
+        self._run = self._branch = self._condition = None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the stored residuals."""
+        return self._run.cache_bytes if self._run else 0
+
+    def begin(self, arguments: dict[str, Any], context: str | None) -> None:
+        """A forward of the transformer starts."""
+        image: Tensor = arguments[IMAGE]
+        if next(self.stack.parameters()).device != image.device:
+            self.stack.to(image.device)
+        if self.training:
+            self.routed = []
+            self._run, self._branch = None, Branch("training", None, 0)
+            return
+        timestep = float(torch.as_tensor(arguments["timestep"]).max())
+        self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
+        if self._run.trace is not self.trace:
+            self.trace, self.seconds = self._run.trace, 0.0
+            for site in self.sites:
+                site.attach_mlps()
+
+    def block(self, site: Site, call: BlockCall) -> Any:
+        """One block: Algorithm 1, or its differentiable form in training."""
+        if self._branch is None:  # called by hand, outside a forward of the transformer
+            return site.forward(**call.arguments)
+        cost = self._cost(site, call)
+        if self.training:
+            output = self._route(site, call)
+            probs = width_probabilities(output.width_logits)
+            self.routed.append((keep_probability(output.gate_logit), probs, cost))
+            checkpointed = self.gradient_checkpointing and torch.is_grad_enabled()
+            run = call.run_checkpointed if checkpointed else call.run_masked
+            return call.output(train_block(call.x, run, output, self.config.tau))
+
+        assert self._run is not None
+        step, config = self._run.step, self.config
+        if self.plan is not None:
+            decision = self.plan.decision(step, site.index, call.batch)
+        else:
+            ratios = torch.tensor(config.width_ratios, device=call.image.device)
+            delta = config.delta if step >= config.reuse_from_step else -1.0
+            decision = decide(self._route(site, call), config.tau, delta, ratios)
+        bank = self._branch.banks.setdefault(site.index, FeatureBank(config.max_reuse, config.max_age))
+        out, taken = run_block(call.x, call.run, decision, bank, step)
+        self._record(site, call, taken, cost)
+        return call.output(out)
+
+    def routing(self) -> Routing:
+        """What the routers said in the last training forward."""
+        p, q, costs = zip(*self.routed, strict=True)
+        fixed = torch.tensor([cost.fixed for cost in costs], device=p[0].device)
+        mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
+        return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp)
+
+    def _route(self, site: Site, call: BlockCall) -> RouterOutput:
+        """Eq. 4-6 on the tokens the config names."""
+        assert self._condition is not None
+        tokens, mask = call.image, None
+        text = call.arguments.get(TEXT) if TEXT in site.declared.returns else None
+        if self.config.router_input == "joint" and text is not None:
+            tokens = torch.cat([text, tokens], dim=1)
+            text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
+            if text_mask is not None:
+                mask = torch.cat([text_mask.bool(), text_mask.new_ones(call.image.shape[:2]).bool()], dim=1)
+        output: RouterOutput = self.stack.routers[site.index](tokens, self._condition, mask)
+        if site.always_open:  # times zero: every parameter keeps its place in the graph
+            output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
+        return output
+
+    def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
+        assert self._run is not None and self._branch is not None
+        router = self.stack.routers[site.index]
+        assert isinstance(router, Router)
+        routing = 0.0 if self.plan is not None else router_flops(router, call.image.shape[1])
+        for row in range(call.batch):
+            ran = taken.keep[row] and not taken.reuse[row]
+            width = taken.width[row] if ran else 0.0
+            flops = routing + (cost.at(width) if ran else 0.0)
+            entry = Taken(taken.keep_prob[row], taken.keep[row], taken.reuse[row], width, flops, cost.dense)
+            self.trace.add((self._run.step, site.index, self._branch.name, row), entry)
+
+    def _cost(self, site: Site, call: BlockCall) -> BlockCost:
+        """FLOPs of a block for one sample at this shape, measured once on fake tensors."""
+        parameters = tuple(tuple(p.shape) for p in site.block.parameters())
+        shapes = tuple(None if s is None else tuple(s.shape[1:]) for s in call.x)
+        key = (parameters, shapes)
+        if key not in self._costs:
+            with fake_mode() as mode, attention_backend("native"):
+                fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
+                copy = BlockCall(site, fake)
+                self._costs[key] = measure_block(lambda ratio: copy.run(copy.x, None, ratio), call.batch)
+        return self._costs[key]
+
+    def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._branch is not None:
+            temb: Tensor = output[0] if isinstance(output, tuple) else output
+            batch = len(temb)
+            assert batch
+            self._condition = self.stack.condition(temb)
+
+
+class RootHook(ModelHook):
+    """Around the transformer: tells the engine where in which run a forward is."""
+
+    _is_stateful = True
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+        self.names = list(inspect.signature(engine.transformer.forward).parameters)
+        # diffusers sets the cache context on any StateManager it finds on a stateful hook
+        self.state = StateManager(BaseState)  # type: ignore[arg-type]
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The forward, between the engine's begin and, if it fails, its reset."""
+        context = self.state._context
+        start = time.perf_counter()
+        try:
+            self.engine.begin(dict(zip(self.names, args, strict=False)) | kwargs, context.name if context else None)
+            return self.fn_ref.original_forward(*args, **kwargs)
+        except BaseException:
+            self.engine.reset()
+            raise
+        finally:
+            self.engine.seconds += time.perf_counter() - start
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """What diffusers calls when a pipeline is done."""
+        self.engine.reset()
+        return module
+
+
+class BlockHook(ModelHook):
+    """Around a block: it may run, run narrower or on fewer rows, or not at all."""
+
+    def __init__(self, engine: Engine, site: Site) -> None:
+        super().__init__()
+        self.engine, self.site = engine, site
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Hand the call to the engine."""
+        return self.engine.block(self.site, self.site.call(args, kwargs))

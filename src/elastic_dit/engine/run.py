@@ -1,0 +1,90 @@
+"""Which run, step and guidance branch a forward belongs to, and the state each of them owns.
+
+A run is one trip from noise to image. Everything that is remembered between steps hangs on the run, so
+starting a new one forgets it all.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from elastic_dit.core.cache import FeatureBank
+from elastic_dit.engine.trace import Trace
+
+
+@dataclass
+class Branch:
+    """One guidance branch of a run."""
+
+    name: Hashable
+    """The cache context's name, or the order of its first appearance."""
+    text: Tensor | None
+    """Its conditioning, which tells it from the others where no context names it."""
+    last_step: int
+    """The last step it ran at."""
+    banks: dict[int, FeatureBank] = field(default_factory=dict[int, FeatureBank])
+    """Stored residuals by block."""
+
+
+@dataclass
+class Run:
+    """One trip from noise to image of a batch."""
+
+    shape: torch.Size
+    """Of the noisy input; another shape is another run."""
+    timestep: float
+    """Of the current step."""
+    step: int = 0
+    """Index of the current step."""
+    branches: list[Branch] = field(default_factory=list[Branch])
+    trace: Trace = field(default_factory=Trace)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that stored residuals take now."""
+        return sum(bank.nbytes for branch in self.branches for bank in branch.banks.values())
+
+
+def enter(
+    run: Run | None, shape: torch.Size, timestep: float, text: Tensor | None, context: str | None
+) -> tuple[Run, Branch]:
+    """The run and branch of a forward that is about to start.
+
+    A new run starts where there is none, the shape changed, the timestep went up, or this branch has
+    already run at this step (the same call again). Otherwise a lower timestep is the next step.
+    A branch is known by the pipeline's cache context or, where it sets none, by its conditioning: a
+    count of calls would take the first call after an interrupted run for a second branch of it.
+
+    Args:
+        run: the current run, if any.
+        shape: of the noisy input.
+        timestep: of the forward; it falls during a run.
+        text: conditioning of the forward.
+        context: name of the pipeline's cache context, if it sets one.
+    """
+    if run is None or shape != run.shape or timestep > run.timestep:
+        run = Run(shape, timestep)
+    elif timestep < run.timestep:
+        run.step, run.timestep = run.step + 1, timestep
+    branch = _find(run, text, context)
+    if branch is not None and branch.last_step == run.step:
+        run, branch = Run(shape, timestep), None
+    if branch is None:
+        branch = Branch(context if context is not None else len(run.branches), text, run.step)
+        run.branches.append(branch)
+    branch.last_step = run.step
+    return run, branch
+
+
+def _find(run: Run, text: Tensor | None, context: str | None) -> Branch | None:
+    if context is not None:
+        return next((branch for branch in run.branches if branch.name == context), None)
+    return next((branch for branch in run.branches if _same(branch.text, text)), None)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a is b:
+        return a is b
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)

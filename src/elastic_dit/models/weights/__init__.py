@@ -1,0 +1,26 @@
+"""Where the trained weights of the small model lie inside the package."""
+
+from pathlib import Path
+
+from elastic_dit.errors import CheckpointError
+
+_HERE = Path(__file__).parent
+
+
+def shipped_model() -> Path:
+    """Folder of the dense emoji model, for `EmojiFluxPipeline.from_pretrained`."""
+    return _existing(_HERE / "emoji-flux")
+
+
+def shipped_adapter() -> Path:
+    """Adapter folder that makes the emoji model elastic, for `elastic_dit.load`."""
+    return _existing(_HERE / "emoji-flux-elastic")
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder.name} is not in this installation; expected its folder in elastic_dit.models.weights: "
+            "install from a clone of the repository or from a released wheel"
+        )
+    return folder

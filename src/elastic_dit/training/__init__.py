@@ -1,0 +1,1 @@
+"""Training: data, losses over a batch, importance order, and the loop."""

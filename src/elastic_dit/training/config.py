@@ -1,0 +1,164 @@
+"""What a training run is: one YAML file, every key checked."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from elastic_dit.config import ElasticConfig, explain
+from elastic_dit.errors import ConfigError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Strict):
+    """Where the image-caption pairs come from and how they are cached."""
+
+    source: Literal["webdataset", "folder", "hub"] = "webdataset"
+    """Tar shards, a folder of images with captions, or a Hugging Face dataset."""
+    path: str
+    """Folder of shards or images, or the dataset's name on the Hub."""
+    validation: str | None = None
+    """The same for validation; None measures no validation loss."""
+    resolution: int = Field(64, gt=0)
+    """Side of the square images in pixels; larger images are scaled down and centre-cropped."""
+    caption_column: str = "text"
+    """Caption column of a Hub dataset; `image` is the image column."""
+    cache: Path = Path("cache")
+    """Folder for encoded latents and text states; filled on first use."""
+    limit: int | None = Field(None, gt=0)
+    """Use the first so many pairs only."""
+
+
+class OptimizerConfig(_Strict):
+    """AdamW, its learning rates and their schedule."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of the backbone."""
+    router_learning_rate: float = Field(6e-4, gt=0)
+    """Peak learning rate of the routers."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the first and second moments."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    schedule: str = "cosine"
+    """A schedule of diffusers: constant, constant_with_warmup, linear, cosine, polynomial..."""
+    warmup_steps: int = Field(100, ge=0)
+    """Steps of linear warm-up."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+
+
+class FlowConfig(_Strict):
+    """Flow matching (Eq. 2): which noise levels are drawn and how they are weighted."""
+
+    timestep_sampling: Literal["none", "logit_normal", "mode"] = "none"
+    """`none` is uniform, as in the paper; the others are those of diffusers' SD3 and FLUX scripts."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal."""
+    logit_std: float = Field(1.0, gt=0)
+    """Standard deviation of the logit-normal."""
+    mode_scale: float = 1.29
+    """Scale of the mode sampler."""
+    loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """Loss weights of diffusers' scripts."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    distillation: float = Field(0.0, ge=0)
+    """Weight of the squared error to the dense model's velocity (elastic training only)."""
+
+
+class LoraConfig(_Strict):
+    """LoRA on the backbone, where `trainable: lora`."""
+
+    rank: int = Field(16, gt=0)
+    """Rank of the update."""
+    alpha: int = Field(16, gt=0)
+    """Scale: the update is multiplied by alpha / rank."""
+    target_modules: str | list[str] = "all-linear"
+    """Which layers, as in peft."""
+
+
+class TrainConfig(_Strict):
+    """A run of `elastic-dit train`."""
+
+    output: Path
+    """Folder of the run: logs, samples, checkpoints and the result."""
+    model: str
+    """A pipeline folder or Hub id, or `emoji-flux:SIZE` for a fresh small model."""
+    adapter: str | None = None
+    """Continue from this adapter folder rather than from fresh routers."""
+    elastic: ElasticConfig | None = None
+    """The elastic model to train; None trains the dense one."""
+    trainable: Literal["full", "lora", "routers"] = "full"
+    """What learns beside the routers: all of the backbone, a LoRA on it, or nothing."""
+    lora: LoraConfig = LoraConfig()
+    """The LoRA, if any."""
+    data: DataConfig
+    """The data."""
+    flow: FlowConfig = FlowConfig()
+    """The flow-matching loss."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimiser."""
+
+    steps: int = Field(gt=0)
+    """Optimiser steps."""
+    batch_size: int = Field(8, gt=0)
+    """Samples a device sees in one forward."""
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    """Forwards to an optimiser step."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass to save memory."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast dtype; routers stay in float32."""
+    compile: bool = False
+    """Compile the blocks (torch.compile): slower start, faster steps."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged weights that are saved and sampled from; 0 keeps no average."""
+    seed: int = 0
+    """Seed of weights, data order, noise and timesteps."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads; None leaves torch's choice."""
+
+    importance_batches: int = Field(8, ge=0)
+    """Batches that measure the MLP channels' importance before elastic training; 0 leaves their order."""
+    ramp_steps: int = Field(200, ge=0)
+    """Steps over which the compute target goes from 1 to the budget."""
+
+    log_every: int = Field(10, gt=0)
+    """Steps between lines of the log."""
+    validate_every: int = Field(250, gt=0)
+    """Steps between validation losses."""
+    validation_batches: int = Field(8, gt=0)
+    """Batches of a validation loss."""
+    sample_every: int = Field(500, gt=0)
+    """Steps between sample grids."""
+    sample_prompts: list[str] = []
+    """Prompts of the grids; none, no grids."""
+    checkpoint_every: int = Field(250, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(2, gt=0)
+    """How many of the newest checkpoints are kept."""
+
+    @classmethod
+    def load(cls, file: Path, overrides: dict[str, Any] | None = None) -> "TrainConfig":
+        """Read and check a YAML file.
+
+        Raises:
+            ConfigError: the file is missing, is no YAML, or has an unknown key or a bad value.
+        """
+        if not file.is_file():
+            raise ConfigError(f"no training config at {file}; expected a YAML file (see configs/)")
+        try:
+            values = yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file} is not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} holds a {type(values).__name__}; expected keys and values")
+        try:
+            return cls.model_validate(values | (overrides or {}))
+        except ValidationError as error:
+            raise ConfigError(f"{file}: {explain(error, cls)}") from error

@@ -1,0 +1,157 @@
+"""Latents and text states, encoded once and kept on disk; and which of them a step trains on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from elastic_dit.errors import DataError
+from elastic_dit.training.config import DataConfig
+from elastic_dit.training.data.sources import read_pairs, square
+from elastic_dit.training.families.base import Family
+
+SHARD = 2048
+BATCH = 64
+Sample = dict[str, Tensor]
+
+
+class EncodedDataset(Dataset[Sample]):
+    """Encoded pairs on disk: `latents` and one `text.NAME` per text state.
+
+    The folder's name is a hash of everything that shapes its content. Shards are written to a temporary
+    name and renamed, so an interrupted encoding goes on where it stopped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text())
+        self.folder: Path = folder
+        self.length: int = index["length"]
+        self._files: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        shard, row = divmod(index, SHARD)
+        if shard not in self._files:
+            self._files[shard] = safe_open(_shard(self.folder, shard), "pt")
+        file = self._files[shard]
+        return {name: file.get_slice(name)[row].float() for name in file.keys()}  # noqa: SIM118
+
+    def empty_text(self) -> Sample:
+        """Text states of the empty caption, for caption dropout."""
+        with safe_open(self.folder / "empty.safetensors", "pt") as file:
+            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+
+
+def encode(family: Family, data: DataConfig, path: str, *, quiet: bool = False) -> EncodedDataset:
+    """The encoded form of the pairs at `path`, made now unless it is there.
+
+    Args:
+        family: encodes images and captions with the parts of its own pipeline.
+        data: source, resolution and cache folder.
+        path: which data (the training or the validation path of `data`).
+        quiet: show no progress bar.
+
+    Raises:
+        DataError: there are no pairs.
+    """
+    identity = json.dumps(
+        [type(family).__name__, data.source, _stamp(path), data.resolution, data.caption_column, data.limit]
+    )
+    folder = data.cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if (folder / "index.json").is_file():
+        return EncodedDataset(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    pairs = islice(read_pairs(data.source, path, data.caption_column), data.limit)
+    length = shard = 0
+    progress = track(_chunks(pairs, SHARD), f"encoding {path}", disable=quiet, show_speed=False)
+    for chunk in progress:
+        target = _shard(folder, shard)
+        if not target.is_file():
+            batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
+            encoded = [_encode_batch(family, batch, data.resolution) for batch in batches]
+            _write({name: torch.cat([b[name] for b in encoded]) for name in encoded[0]}, target)
+        length, shard = length + len(chunk), shard + 1
+    if not length:
+        raise DataError(f"no image-caption pairs at {path}")
+    empty = {f"text.{name}": value[0] for name, value in family.encode_prompts([""]).items()}
+    _write(_half(empty), folder / "empty.safetensors")
+    index = folder / ".index.json"
+    index.write_text(json.dumps({"length": length, "of": identity}))
+    index.rename(folder / "index.json")
+    return EncodedDataset(folder)
+
+
+class StepBatches(Sampler[list[int]]):
+    """The sample indices of each forward: a pure function of seed, rank and position, so that resuming is exact.
+
+    Every epoch is one seeded permutation, split among ranks; epochs follow one another without a seam.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        self.rank, self.world_size = rank, world_size
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        forward = self.start
+        while True:
+            first = (forward * self.world_size + self.rank) * self.batch_size
+            yield [self._at(position) for position in range(first, first + self.batch_size)]
+            forward += 1
+
+    def _at(self, position: int) -> int:
+        epoch, offset = divmod(position, self.length)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.length, generator=generator)
+        return int(self._order[offset])
+
+
+def _encode_batch(family: Family, pairs: list[Any], resolution: int) -> Sample:
+    images = [square(image, resolution) for image, _ in pairs]
+    text = family.encode_prompts([caption for _, caption in pairs])
+    latents = {"latents": family.encode_images(images)}
+    return _half(latents | {f"text.{name}": value for name, value in text.items()})
+
+
+def _half(sample: Sample) -> Sample:
+    return {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in sample.items()}
+
+
+def _write(sample: Sample, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    save_file(sample, temporary)
+    temporary.rename(target)
+
+
+def _shard(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.safetensors"
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def _stamp(path: str) -> list[Any]:
+    """A data path with the names and sizes below it, so that changed data is encoded anew."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [str(folder.resolve()), [(str(file.relative_to(folder)), file.stat().st_size) for file in files]]

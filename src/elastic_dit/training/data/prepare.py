@@ -1,0 +1,184 @@
+"""Write the emoji scenes as WebDataset shards: train, val and test, split by concept."""
+
+import io
+import json
+import os
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from elastic_dit.errors import DataError
+from elastic_dit.training.data.compose import Pool, compose_scene, compose_single
+from elastic_dit.training.data.emoji import fetch, load_emoji
+from elastic_dit.training.data.packages import PACKAGES, notice
+from elastic_dit.training.data.scenes import Scene, caption, render
+from elastic_dit.training.data.sprites import (
+    INDEX,
+    SPLITS,
+    Concept,
+    Split,
+    Sprite,
+    Sprites,
+    read_sprites,
+    split_of,
+)
+
+FORMAT = 2
+"""To be raised when the same settings give other samples than before."""
+SHARD = 2000
+"""Samples in a shard."""
+VARIANTS: dict[Split, int] = {"train": 4, "val": 2, "test": 2}
+"""Single-subject images per sprite."""
+HELD_OUT = 600
+"""Composed scenes in val and in test (fewer when few scenes are asked for)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample to make: a sprite alone, or (sprite None) a composed scene of the pool."""
+
+    pool: Pool
+    sprite: Sprite | None = None
+    plain: bool = False
+
+
+def prepare(
+    output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000, seed: int = 0
+) -> dict[Split, int]:
+    """Write `output`/{train,val,test}/NNNNNN.tar, NOTICE.md and dataset.json.
+
+    Each sample is a lossless webp of `size` px, a caption (.txt) and its scene (.json). Complete
+    shards are kept, so a stopped run goes on where it was.
+
+    Args:
+        output: folder to write to.
+        sources: folder for the npm tarballs, fetched when missing; or a folder of `save_sprites`.
+        size: side of the images in px. Two of the three styles are drawn at 64 px: more is blurred.
+        scenes: composed training scenes, beside four images of each sprite alone.
+        seed: of the split and of every random choice.
+
+    Returns:
+        The number of samples in each split.
+    """
+    if size < 16 or scenes < 0:
+        raise DataError(f"got size={size} and scenes={scenes}; expected size >= 16, scenes >= 0")
+    output, sources = Path(output), Path(sources)
+    sprites = _load_sources(sources, max_side=max(128, size))
+    concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
+    for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
+        concepts[split_of(concept, seed)].append(concept)
+    jobs: dict[Split, list[Job]] = {
+        split: _list_jobs(split, concepts, sprites, scenes, seed) for split in SPLITS
+    }
+    counts: dict[Split, int] = {split: len(work) for split, work in jobs.items()}
+    _describe(output, counts, concepts, size=size, scenes=scenes, seed=seed)
+    with Progress() as progress:
+        for split, work in jobs.items():
+            task = progress.add_task(split, total=len(work))
+            for index in range(0, len(work), SHARD):
+                path = output / split / f"{index // SHARD:06d}.tar"
+                part = work[index : index + SHARD]
+                if not path.exists():
+                    rng = random.Random(f"{seed}/{split}/{index // SHARD}")
+                    _write_shard(path, _samples(part, index, size, rng))
+                progress.advance(task, len(part))
+    return counts
+
+
+def _load_sources(sources: Path, max_side: int) -> Sprites:
+    if (sources / INDEX).exists():
+        return read_sprites(sources)
+    fetch(sources)
+    return load_emoji(sources, max_side=max_side)
+
+
+def _list_jobs(
+    split: Split, concepts: dict[Split, list[Concept]], sprites: Sprites, scenes: int, seed: int
+) -> list[Job]:
+    """All samples of a split, shuffled, so that each shard is a fair mixture."""
+    styles = tuple(sorted({style for _, style in sprites}))
+    seen = Pool(sprites, styles, concepts["train"])
+    if split == "train":
+        alone, composed = seen, [(seen, scenes)]
+    else:
+        alone = Pool(sprites, styles, concepts["train"], special=concepts[split])
+        # Half the scenes show held-out concepts; the rest known ones, in test newly paired.
+        half = min(HELD_OUT, scenes) // 2
+        known = Pool(sprites, styles, concepts["train"], reserved=split == "test")
+        composed = [(known, half)] + ([(alone, half)] if concepts[split] else [])
+    jobs = [
+        Job(alone, sprites[concept.code, style], plain=variant == 0)
+        for concept in concepts[split]
+        for style in styles
+        for variant in range(VARIANTS[split])
+    ]
+    jobs += [Job(pool) for pool, number in composed for _ in range(number)]
+    random.Random(f"{seed}/{split}/order").shuffle(jobs)
+    return jobs
+
+
+def _samples(
+    jobs: list[Job], first: int, size: int, rng: random.Random
+) -> Iterator[tuple[str, Scene, str, bytes]]:
+    for number, job in enumerate(jobs, start=first):
+        pool = job.pool
+        if job.sprite is None:
+            scene = compose_scene(pool, rng)
+        else:
+            scene = compose_single(job.sprite, pool.sprites, rng, pool.novelty, job.plain)
+        picture = io.BytesIO()
+        render(scene, pool.sprites, size).save(picture, "webp", lossless=True, quality=40, method=2)
+        yield f"{number:09d}", scene, caption(scene, rng), picture.getvalue()
+
+
+def _write_shard(path: Path, samples: Iterator[tuple[str, Scene, str, bytes]]) -> None:
+    """Written beside its place and renamed, so that a shard that exists is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tar.partial")
+    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for key, scene, text, picture in samples:
+            meta = json.dumps(scene.to_json(), ensure_ascii=False).encode()
+            for suffix, data in (("webp", picture), ("txt", text.encode()), ("json", meta)):
+                # Time and owner stay 0, so that a shard has the same bytes whenever it is made.
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    os.replace(partial, path)
+
+
+def _describe(
+    output: Path,
+    counts: dict[Split, int],
+    concepts: dict[Split, list[Concept]],
+    *,
+    size: int,
+    scenes: int,
+    seed: int,
+) -> None:
+    """Write dataset.json and NOTICE.md; refuse to mix two different data sets in one folder."""
+    about = {
+        "format": FORMAT,
+        "size": size,
+        "scenes": scenes,
+        "seed": seed,
+        "samples": counts,
+        "samples_per_shard": SHARD,
+        "versions": {package.name: package.version for package in PACKAGES},
+        "concepts": {s: {c.code: c.names[0] for c in found} for s, found in concepts.items()},
+    }
+    path = output / "dataset.json"
+    text = json.dumps(about, ensure_ascii=False, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{output} holds another data set than the one asked for (size={size}, "
+            f"scenes={scenes}, seed={seed}); choose another folder, or delete this one"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "NOTICE.md").write_text(notice(), encoding="utf-8")
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

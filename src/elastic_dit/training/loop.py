@@ -1,0 +1,286 @@
+"""The training loop: dense or elastic (Eq. 17), on one process or many, resumable to the bit."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from elastic_dit.errors import TrainingError
+from elastic_dit.training.config import TrainConfig
+from elastic_dit.training.data.cache import EncodedDataset, Sample, StepBatches, encode
+from elastic_dit.training.families.base import Family
+from elastic_dit.training.flow import draw, flow_loss
+from elastic_dit.training.log import RunLog
+from elastic_dit.training.progress import StepProgress
+from elastic_dit.training.samples import save_grid
+from elastic_dit.training.setup import Trainee, build_trainee
+from elastic_dit.training.state import latest_checkpoint, load_state, prune, save_state
+
+SIGMA_BINS = 4
+
+
+class Trainer:
+    """One run of a `TrainConfig`.
+
+    Noise, noise levels and caption dropout of a forward are drawn from a generator seeded by (seed,
+    forward, rank) and the data order is a function of the same, so a checkpoint needs no random state.
+    """
+
+    def __init__(self, config: TrainConfig, *, quiet: bool = False) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+        )
+        self.main = self.accelerator.is_main_process
+        self.console = Console(quiet=quiet or not self.main)
+        self.trainee: Trainee = build_trainee(config)
+        self.family: Family = self.trainee.family
+        self.train_data = self._encoded(config.data.path)
+        self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
+        self.empty_text: Sample = self.train_data.empty_text()
+        self.trainee.prepare_elastic(self._importance_batches(), self.accelerator.device)
+
+        optimizer = torch.optim.AdamW(
+            self.trainee.parameter_groups(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+        )
+        self.model: nn.Module
+        self.model, self.optimizer = self.accelerator.prepare(self.trainee.module, optimizer)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.scheduler = get_scheduler(
+            config.optimizer.schedule,
+            self.optimizer.optimizer,
+            num_warmup_steps=config.optimizer.warmup_steps,
+            num_training_steps=config.steps,
+        )
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay, foreach=True)
+        self.checkpoints: Path = config.output / "checkpoints"
+        self.step = 0
+        self._resume()
+        if config.compile:
+            self.trainee.compile()
+
+    def run(self) -> Path:
+        """Train to the last step, then save the result; returns its folder.
+
+        Raises:
+            TrainingError: the loss is not finite; the message names the last good checkpoint.
+        """
+        config = self.config
+        batches = self._batches()
+        with RunLog(config.output, self.step) if self.main else _NoLog() as log:
+            with StepProgress(self.console, config.steps, self.step) as progress:
+                while self.step < config.steps:
+                    values = self._train_step(batches)
+                    progress.advance(values)
+                    if self._due(config.log_every):
+                        log.write(self.step, values)
+                    if self.validation_data is not None and self._due(config.validate_every):
+                        log.write(self.step, self.validate())
+                    if config.sample_prompts and self._due(config.sample_every):
+                        self._sample()
+                    if self._due(config.checkpoint_every):
+                        self.save_checkpoint()
+        with self._averaged():
+            result = self.trainee.save_result(config.output) if self.main else config.output
+        self.accelerator.wait_for_everyone()
+        self.console.print(f"saved [bold]{result}[/bold]")
+        return result
+
+    def _train_step(self, batches: Iterator[Sample]) -> dict[str, float]:
+        """One optimiser step over the accumulated forwards."""
+        config, forwards = self.config, self.config.gradient_accumulation_steps
+        self.model.train()
+        totals: dict[str, float] = {}
+        for micro in range(forwards):
+            generator = self._generator(self.step * forwards + micro)
+            with self.accelerator.accumulate(self.model):
+                loss, values = self._loss(next(batches), generator)
+                if not math.isfinite(values["loss"]):
+                    self._stop(f"the loss is {values['loss']} at step {self.step + 1}")
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
+                    if config.mixed_precision != "fp16" and not torch.isfinite(norm):
+                        self._stop(f"the gradient norm is {float(norm)} at step {self.step + 1}")
+                    totals["grad_norm"] = float(norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value / forwards
+        totals["learning_rate"] = self.scheduler.get_last_lr()[0]
+        self.scheduler.step()
+        self.ema.step(self.parameters)
+        self.step += 1
+        return totals
+
+    def _loss(self, batch: Sample, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Eq. 17 for one batch: the flow-matching loss and, if elastic, lambda times the budget's."""
+        config = self.config
+        dropped = torch.rand(len(batch["latents"]), generator=generator) < config.flow.caption_dropout
+        batch = self._to_device(batch, dropped)
+        noisy = draw(self.family.pack(batch["latents"]), config.flow, generator)
+        inputs = self._inputs(batch, noisy.tokens, noisy.sigma)
+        predicted = self.model(**inputs)
+        loss = flow_loss(predicted, noisy, config.flow).mean()
+        values = {"loss": float(loss.detach())}
+        if self.trainee.elastic is not None:
+            loss = loss + self.trainee.distillation(predicted, inputs, config.flow.distillation, values)
+            ramp = min(1.0, (self.step + 1) / max(1, config.ramp_steps))
+            budget = self.trainee.elastic.losses(ramp)
+            loss = loss + budget.total
+            values |= budget.logs
+        return loss, values
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Flow loss of the averaged weights on fixed batches and noise, overall and by noise level."""
+        assert self.validation_data is not None
+        self.model.eval()
+        batches = StepBatches(len(self.validation_data), self.config.batch_size, seed=0)
+        errors: list[Tensor] = []
+        sigmas: list[Tensor] = []
+        with self._averaged():
+            for forward, indices in zip(range(self.config.validation_batches), batches, strict=False):
+                rows = [self.validation_data[index] for index in indices]
+                batch = self._to_device(_collate(rows))
+                generator = torch.Generator().manual_seed(forward)
+                noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
+                predicted = self.model(**self._inputs(batch, noisy.tokens, noisy.sigma))
+                errors.append(flow_loss(predicted, noisy, self.config.flow).cpu())
+                sigmas.append(noisy.sigma.cpu())
+        error, sigma = torch.cat(errors), torch.cat(sigmas)
+        values = {"validation/loss": float(error.mean())}
+        for index in range(SIGMA_BINS):
+            low, high = index / SIGMA_BINS, (index + 1) / SIGMA_BINS
+            inside = error[(sigma >= low) & (sigma < high)]
+            if len(inside):
+                values[f"validation/loss_sigma_{low:.2f}_{high:.2f}"] = float(inside.mean())
+        return values
+
+    def save_checkpoint(self) -> Path:
+        """Write everything needed to go on exactly from here."""
+        extra = {"scheduler": self.scheduler.state_dict(), "ema_step": self.ema.optimization_step}
+        extra["elastic"] = self.trainee.training_state()
+        target = save_state(
+            self.checkpoints, self.step, self.model, self.optimizer.optimizer, self.ema.shadow_params, extra
+        )
+        if self.main:
+            prune(self.checkpoints, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _resume(self) -> None:
+        checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is None:
+            return
+        self.step, averaged, extra = load_state(checkpoint, self.model, self.optimizer.optimizer)
+        self.scheduler.load_state_dict(extra["scheduler"])
+        self.ema.optimization_step = extra["ema_step"]
+        self.ema.shadow_params = [a.to(p.device) for a, p in zip(averaged, self.parameters, strict=True)]
+        self.trainee.load_training_state(extra["elastic"])
+        self.console.print(f"resuming from {checkpoint.name}")
+
+    def _stop(self, reason: str) -> None:
+        checkpoint = latest_checkpoint(self.checkpoints)
+        last = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
+        raise TrainingError(f"{reason}; {last}. Lower the learning rate or raise warmup_steps, then run again.")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones; eager, since shapes differ from training's."""
+        with torch.compiler.set_stance("force_eager"):
+            yield from self._swapped()
+
+    def _swapped(self) -> Iterator[None]:
+        if not self.config.ema_decay:
+            yield
+            return
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.parameters)
+
+    def _sample(self) -> None:
+        if self.main:
+            self.model.eval()
+            with self._averaged(), self.trainee.inference():
+                images = self.family.generate(
+                    self.config.sample_prompts, self.config.seed, self.config.data.resolution
+                )
+            save_grid(images, self.config.output / "samples" / f"step-{self.step:07d}.png")
+        self.accelerator.wait_for_everyone()
+
+    def _encoded(self, path: str) -> EncodedDataset:
+        with self.accelerator.main_process_first():
+            return encode(self.family, self.config.data, path, quiet=self.console.quiet)
+
+    def _batches(self) -> Iterator[Sample]:
+        sampler = StepBatches(
+            len(self.train_data),
+            self.config.batch_size,
+            seed=self.config.seed,
+            start=self.step * self.config.gradient_accumulation_steps,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        return iter(DataLoader(self.train_data, batch_sampler=sampler))
+
+    def _importance_batches(self) -> Iterator[dict[str, Any]]:
+        """Transformer inputs of a few training batches, the same on every rank."""
+        sampler = StepBatches(len(self.train_data), self.config.batch_size, seed=self.config.seed + 1)
+        for forward, indices in zip(range(self.config.importance_batches), sampler, strict=False):
+            batch = self._to_device(_collate([self.train_data[index] for index in indices]))
+            generator = torch.Generator().manual_seed(forward)
+            noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
+            yield self._inputs(batch, noisy.tokens, noisy.sigma)
+
+    def _to_device(self, batch: Sample, dropped: Tensor | None = None) -> Sample:
+        if dropped is not None:
+            for name, empty in self.empty_text.items():
+                batch[name] = torch.where(dropped.view(-1, *[1] * empty.ndim), empty, batch[name])
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+
+    def _inputs(self, batch: Sample, tokens: Tensor, sigma: Tensor) -> dict[str, Any]:
+        text = {name.removeprefix("text."): value for name, value in batch.items() if name.startswith("text.")}
+        return self.family.inputs(tokens, sigma, text, batch["latents"].shape)
+
+    def _generator(self, forward: int) -> torch.Generator:
+        seed = (self.config.seed * 1_000_003 + forward) * 1_009 + self.accelerator.process_index
+        return torch.Generator().manual_seed(seed % 2**63)
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+
+class _NoLog:
+    """The log of a rank that writes none."""
+
+    def __enter__(self) -> "_NoLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+
+def _collate(rows: list[Sample]) -> Sample:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
