@@ -61,8 +61,10 @@ def run_block(
         residual was really used.
     """
     batch = range(len(decision.keep))
-    reused = [d_keep and d_reuse and bank.can_reuse(row, step) for row, d_keep, d_reuse in
-              zip(batch, decision.keep, decision.reuse, strict=True)]
+    reused = [
+        d_keep and d_reuse and bank.can_reuse(row, step)
+        for row, d_keep, d_reuse in zip(batch, decision.keep, decision.reuse, strict=True)
+    ]
     out = x
     for width in sorted(set(decision.width)):
         group = [row for row in batch if decision.keep[row] and not reused[row] and decision.width[row] == width]
@@ -83,9 +85,7 @@ def run_block(
     return out, decision._replace(reuse=reused)
 
 
-def train_block(
-    x: Streams, block: Callable[[Streams, Tensor], Streams], output: RouterOutput, tau: float
-) -> Streams:
+def train_block(x: Streams, block: Callable[[Streams, Tensor], Streams], output: RouterOutput, tau: float) -> Streams:
     """Eq. 8 with Eq. 7's gate and Eq. 13's masks: every block runs, decisions are masks.
 
     Args:

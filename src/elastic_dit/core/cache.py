@@ -65,9 +65,7 @@ class FeatureBank:
 
 def residual_of(before: Streams, after: Streams) -> Streams:
     """Eq. 18: B(x) - x, stream by stream."""
-    return tuple(
-        None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
-    )
+    return tuple(None if b is None or a is None else a - b for b, a in zip(before, after, strict=True))
 
 
 def add_residual(before: Streams, residual: Streams) -> Streams:
@@ -83,6 +81,5 @@ def take(streams: Streams, rows: Tensor) -> Streams:
 def put(streams: Streams, rows: Tensor, values: Streams) -> Streams:
     """Each stream with some rows replaced; a stream missing on either side stays as it was."""
     return tuple(
-        s if s is None or v is None else torch.index_copy(s, 0, rows, v)
-        for s, v in zip(streams, values, strict=True)
+        s if s is None or v is None else torch.index_copy(s, 0, rows, v) for s, v in zip(streams, values, strict=True)
     )

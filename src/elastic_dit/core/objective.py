@@ -131,9 +131,7 @@ def routing_logs(routing: Routing, config: ElasticConfig, ratios: Tensor) -> dic
     border = ((p >= config.tau) & (p <= config.tau + config.delta)).float()
     names = ("keep/mean_prob", "keep/open_rate", "keep/borderline", "width/mean", "flops/share", "flops/std")
     mean_width = (opened * width).sum() / opened.sum().clamp(min=1)
-    values = torch.stack(
-        [p.mean(), opened.mean(), border.mean(), mean_width, share.mean(), share.std(correction=0)]
-    )
+    values = torch.stack([p.mean(), opened.mean(), border.mean(), mean_width, share.mean(), share.std(correction=0)])
     return dict(zip(names, values.tolist(), strict=True))
 
 

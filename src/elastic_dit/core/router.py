@@ -41,9 +41,7 @@ class Router(nn.Module):
         if config.init == "full_capacity":
             self._init_full_capacity(config)
 
-    def forward(
-        self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None
-    ) -> RouterOutput:
+    def forward(self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None) -> RouterOutput:
         """Eq. 4-6.
 
         Args:

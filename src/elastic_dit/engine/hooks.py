@@ -36,8 +36,7 @@ class Engine:
     def __init__(self, transformer: Any, backbone: Backbone, config: ElasticConfig, stack: RouterStack) -> None:
         self.transformer, self.backbone, self.config, self.stack = transformer, backbone, config, stack
         self.sites = [
-            Site(index, declared, block, config)
-            for index, (declared, block) in enumerate(backbone.sites(transformer))
+            Site(index, declared, block, config) for index, (declared, block) in enumerate(backbone.sites(transformer))
         ]
         for index in config.always_open:
             self.sites[index].always_open = True

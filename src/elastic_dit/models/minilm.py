@@ -21,9 +21,7 @@ def load_minilm() -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def encode(
-    model: Any, tokenizer: Any, prompts: list[str], max_length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(model: Any, tokenizer: Any, prompts: list[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Text states and their mean.
 
     Args:
@@ -35,9 +33,9 @@ def encode(
     Returns:
         States (B, T, 384), zero on padding, and their mean over the words (B, 384), float32.
     """
-    tokens = tokenizer(
-        prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-    ).to(model.device)
+    tokens = tokenizer(prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt").to(
+        model.device
+    )
     states = model(**tokens).last_hidden_state  # (B, T, 384)
     mask = tokens["attention_mask"][..., None].to(states.dtype)  # (B, T, 1)
     states = states * mask

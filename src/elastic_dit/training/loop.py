@@ -221,9 +221,7 @@ class Trainer:
         if self.main:
             self.model.eval()
             with self._averaged(), self.trainee.inference():
-                images = self.family.generate(
-                    self.config.sample_prompts, self.config.seed, self.config.data.resolution
-                )
+                images = self.family.generate(self.config.sample_prompts, self.config.seed, self.config.data.resolution)
             save_grid(images, self.config.output / "samples" / f"step-{self.step:07d}.png")
         self.accelerator.wait_for_everyone()
 

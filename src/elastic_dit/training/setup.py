@@ -9,7 +9,6 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from elastic_dit.errors import ConfigError
 from elastic_dit.models import EmojiFluxPipeline
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.families.base import Family, family_of

@@ -23,7 +23,12 @@ _LOAD = StateDictOptions(full_state_dict=True)
 
 
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: list[Tensor], extra: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: list[Tensor],
+    extra: dict[str, Any],
 ) -> Path:
     """Write `folder/step-N`; every rank calls it, `folder` is shared, rank 0 writes.
 
@@ -48,7 +53,9 @@ def save_state(
         "ema": {str(index): value for index, value in enumerate(ema)},
     }
     for name, group in tensors.items():
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in group.items()}, temporary / f"{name}.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in group.items()}, temporary / f"{name}.safetensors"
+        )
     meta = {"step": step, "param_groups": optimizer_state["param_groups"], "extra": extra}
     (temporary / "state.json").write_text(json.dumps(meta))
     shutil.rmtree(target, ignore_errors=True)

@@ -158,7 +158,7 @@ def test_single_subjects_fill_the_frame(real: Sprites) -> None:
         rng = random.Random(seed)
         (item,) = compose_single(rng.choice(list(real.values())), real, rng).objects
         left, top, right, bottom = item.box
-        assert 0 <= left and 0 <= top and right <= 1 and bottom <= 1
+        assert left >= 0 and top >= 0 and right <= 1 and bottom <= 1
         assert 0.749 <= max(right - left, bottom - top) <= 0.951
 
 
@@ -207,9 +207,7 @@ def test_reserved_pools_show_reserved_pairings_only(pool: Pool) -> None:
         assert scene.novelty == "composition"
         assert other is not None and is_reserved(names[0], other)
     with pytest.raises(DataError, match="give more sprites"):
-        compose_scene(
-            Pool(pool.sprites, pool.styles, pool.common[:1]), random.Random(0), "position"
-        )
+        compose_scene(Pool(pool.sprites, pool.styles, pool.common[:1]), random.Random(0), "position")
 
 
 def test_splits_are_fixed_and_keep_namesakes_together() -> None:
@@ -268,9 +266,7 @@ def test_prepare_writes_shards_that_hold_what_they_say(tmp_path: Path) -> None:
     assert set(about["concepts"]["val"]) <= shown["val"] - shown["test"]
 
 
-def test_prepare_resumes_and_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_resumes_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "SHARD", 30)
     prepare(tmp_path / "whole", FIXTURE, size=32, scenes=20)
     drawn = 0
@@ -363,9 +359,7 @@ def test_emoji_are_joined_cleaned_and_trimmed(tarballs: Path) -> None:
     assert dog.image.size == (64, 64) and dog.image.getpixel((32, 32)) == (0, 90, 200, 255)
 
 
-def test_fetch_says_when_npm_is_missing_or_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_says_when_npm_is_missing_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emoji.shutil, "which", lambda _: None)
     with pytest.raises(DataError, match=r"npm was not found.*npm pack emojibase-data@17\.0\.0"):
         emoji.fetch(tmp_path)

@@ -105,9 +105,7 @@ def compose_scene(pool: Pool, rng: random.Random, tag: str | None = None) -> Sce
     drawn = [pool.sprites[c.code, style] for c in concepts]
     for sprite, paint, number in zip(drawn, paints, numbers, strict=True):
         items += [_place(sprite, cells[len(items) + i], paint) for i in range(number)]
-    background = _background(
-        drawn, [p for p in paints if p], rng, textured=0.4, white=rng.random() < 0.25
-    )
+    background = _background(drawn, [p for p in paints if p], rng, textured=0.4, white=rng.random() < 0.25)
     return Scene(tag, style, tuple(items), background, numbers[0], relation, pool.novelty)
 
 
@@ -223,9 +221,7 @@ def _background(
 ) -> Background:
     """A background on which every sprite shows."""
     shown = [COLORS[p] for p in paints] if paints else [s.mean_rgb for s in sprites]
-    clear = [
-        name for name in COLORS if all(_distance(COLORS[name], rgb) > _CONTRAST for rgb in shown)
-    ]
+    clear = [name for name in COLORS if all(_distance(COLORS[name], rgb) > _CONTRAST for rgb in shown)]
     if white and "white" in clear:
         return Background("white")
     # Pale grounds twice as often: they are what people ask for and what shows a subject best.

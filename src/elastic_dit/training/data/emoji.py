@@ -94,15 +94,9 @@ def load_emoji(folder: Path, *, max_side: int = 128) -> dict[tuple[str, str], Sp
                 image = _trim(Image.open(BytesIO(data)).convert("RGBA"), max_side)
                 found[concept.code, style] = Sprite(concept, style, image)
     # One missing style would tie a concept to the others: keep what all three sets draw.
-    sprites = {
-        key: sprite
-        for key, sprite in sorted(found.items())
-        if all((key[0], s) in found for s in STYLES)
-    }
+    sprites = {key: sprite for key, sprite in sorted(found.items()) if all((key[0], s) in found for s in STYLES)}
     if not sprites:
-        raise DataError(
-            f"no emoji is in all three sets in {folder}; delete the tarballs to fetch again"
-        )
+        raise DataError(f"no emoji is in all three sets in {folder}; delete the tarballs to fetch again")
     return sprites
 
 
@@ -151,6 +145,5 @@ def _read_members(tarball: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
                     yield member.name, file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
-            f"cannot read {tarball} ({error}); expected the tarball of `npm pack`. "
-            "Delete it and fetch it again."
+            f"cannot read {tarball} ({error}); expected the tarball of `npm pack`. Delete it and fetch it again."
         ) from error

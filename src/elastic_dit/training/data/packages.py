@@ -82,9 +82,7 @@ CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 
 def notice() -> str:
     """The text of NOTICE.md, to lie beside every copy of the pictures."""
-    lines = [
-        f"- **{p.name} {p.version}** ({p.licence}): {p.attribution} {p.home}" for p in PACKAGES
-    ]
+    lines = [f"- **{p.name} {p.version}** ({p.licence}): {p.attribution} {p.home}" for p in PACKAGES]
     return "\n".join(
         (
             "# Where these images come from",

@@ -46,9 +46,7 @@ class Job:
     plain: bool = False
 
 
-def prepare(
-    output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000, seed: int = 0
-) -> dict[Split, int]:
+def prepare(output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000, seed: int = 0) -> dict[Split, int]:
     """Write `output`/{train,val,test}/NNNNNN.tar, NOTICE.md and dataset.json.
 
     Each sample is a lossless webp of `size` px, a caption (.txt) and its scene (.json). Complete
@@ -71,9 +69,7 @@ def prepare(
     concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
     for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
         concepts[split_of(concept, seed)].append(concept)
-    jobs: dict[Split, list[Job]] = {
-        split: _list_jobs(split, concepts, sprites, scenes, seed) for split in SPLITS
-    }
+    jobs: dict[Split, list[Job]] = {split: _list_jobs(split, concepts, sprites, scenes, seed) for split in SPLITS}
     counts: dict[Split, int] = {split: len(work) for split, work in jobs.items()}
     _describe(output, counts, concepts, size=size, scenes=scenes, seed=seed)
     with Progress() as progress:
@@ -121,9 +117,7 @@ def _list_jobs(
     return jobs
 
 
-def _samples(
-    jobs: list[Job], first: int, size: int, rng: random.Random
-) -> Iterator[tuple[str, Scene, str, bytes]]:
+def _samples(jobs: list[Job], first: int, size: int, rng: random.Random) -> Iterator[tuple[str, Scene, str, bytes]]:
     for number, job in enumerate(jobs, start=first):
         pool = job.pool
         if job.sprite is None:

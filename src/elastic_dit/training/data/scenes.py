@@ -151,9 +151,7 @@ def repaint(image: Image.Image, color: str) -> Image.Image:
     target = np.array(COLORS[color], dtype=np.float32)
     dark, bright = 2 * light * target, target + (2 * light - 1) * (255 - target)
     shaded = np.where(light < 0.5, dark, bright)  # (H, W, 3)
-    return Image.fromarray(
-        np.concatenate([shaded, alpha], axis=-1).round().astype(np.uint8), "RGBA"
-    )
+    return Image.fromarray(np.concatenate([shaded, alpha], axis=-1).round().astype(np.uint8), "RGBA")
 
 
 def _draw_background(background: Background, size: int) -> Image.Image:

@@ -21,12 +21,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 EVERYDAY = frozenset(
-    """apple airplane ball balloon banana bear bee bicycle bike bird boat book bread burger bus
-    butterfly cake camera car cat chair cheese chicken clock cow crown diamond dog donut doughnut
-    dragon duck egg elephant fish flower football frog gift ghost guitar heart horse house key lion
-    monkey moon mouse mushroom orange panda penguin phone pig pizza rabbit robot rocket rose shoe
-    skull snake snowman star strawberry sun tiger train tree truck turtle umbrella unicorn whale
-    zebra""".split()
+    ["apple", "airplane", "ball", "balloon", "banana", "bear", "bee", "bicycle", "bike", "bird", "boat", "book", "bread", "burger", "bus", "butterfly", "cake", "camera", "car", "cat", "chair", "cheese", "chicken", "clock", "cow", "crown", "diamond", "dog", "donut", "doughnut", "dragon", "duck", "egg", "elephant", "fish", "flower", "football", "frog", "gift", "ghost", "guitar", "heart", "horse", "house", "key", "lion", "monkey", "moon", "mouse", "mushroom", "orange", "panda", "penguin", "phone", "pig", "pizza", "rabbit", "robot", "rocket", "rose", "shoe", "skull", "snake", "snowman", "star", "strawberry", "sun", "tiger", "train", "tree", "truck", "turtle", "umbrella", "unicorn", "whale", "zebra"]
 )
 """Words anyone tries first: always in training, so that held-out concepts are the rarer ones."""
 
@@ -103,15 +98,10 @@ def read_sprites(folder: Path) -> dict[tuple[str, str], Sprite]:
     """The inverse of `save_sprites`."""
     try:
         rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        concepts = [
-            Concept(**{**row, "names": tuple(row["names"]), "tags": tuple(row["tags"])})
-            for row in rows
-        ]
+        concepts = [Concept(**{**row, "names": tuple(row["names"]), "tags": tuple(row["tags"])}) for row in rows]
         styles = sorted(path.name for path in folder.iterdir() if path.is_dir())
         return {
-            (concept.code, style): Sprite(
-                concept, style, _open(folder / style / f"{concept.code}.webp")
-            )
+            (concept.code, style): Sprite(concept, style, _open(folder / style / f"{concept.code}.webp"))
             for concept in concepts
             for style in styles
         }
