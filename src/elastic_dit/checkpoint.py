@@ -195,8 +195,12 @@ def fingerprint(transformer: nn.Module) -> str:
 
 
 def base_name(transformer: Any) -> str:
-    """The base model's name or folder, as diffusers remembers it, or its class."""
-    return transformer.config.get("_name_or_path") or type(transformer).__name__
+    """The base model's Hub id or folder name, as diffusers remembers it, or its class."""
+    name = str(transformer.config.get("_name_or_path") or type(transformer).__name__)
+    path = Path(name)
+    if path.is_absolute() or path.exists():  # a folder here: its place on this machine tells nobody anything
+        return path.parent.name if path.name == "transformer" else path.name
+    return name
 
 
 def _local(folder_or_hub_id: str | Path) -> Path:

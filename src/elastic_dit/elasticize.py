@@ -9,10 +9,11 @@ from torch import nn
 from elastic_dit import checkpoint
 from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig, preset
-from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss
+from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router import RouterStack
 from elastic_dit.engine.hooks import Engine
 from elastic_dit.engine.plan import Plan
+from elastic_dit.engine.site import Site
 from elastic_dit.engine.trace import Trace
 from elastic_dit.errors import BackboneError, ConfigError, PlanError
 
@@ -74,6 +75,11 @@ class ElasticModel:
     def routers(self) -> nn.ModuleList:
         """The routers, one a block in running order."""
         return self.stack.routers
+
+    @property
+    def sites(self) -> list[Site]:
+        """The blocks with their declarations, in running order."""
+        return self._engine.sites
 
     def force(self, plan: Plan | None) -> None:
         """Run a fixed plan in place of the routers; None releases.
@@ -160,6 +166,13 @@ class ElasticModel:
         routing = self._engine.routing()
         ratios = torch.tensor(self.config.width_ratios, device=routing.keep_prob.device)
         return budget_loss(routing, self.config, ratios, self.mean, ramp)
+
+    def routing_logs(self) -> dict[str, float]:
+        """What the routers did in the last forward in train mode: open rate, mean width, share of FLOPs..."""
+        routing = self._engine.routing()
+        return routing_logs(
+            routing, self.config, torch.tensor(self.config.width_ratios, device=routing.keep_prob.device)
+        )
 
     # Saving
 

@@ -128,6 +128,8 @@ class TrainConfig(_Strict):
     ramp_steps: int = Field(200, ge=0)
     """Steps over which the compute target goes from 1 to the budget."""
 
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Dtype of the backbone's weights in the result."""
     log_every: int = Field(10, gt=0)
     """Steps between lines of the log."""
     validate_every: int = Field(250, gt=0)

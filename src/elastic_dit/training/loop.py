@@ -23,7 +23,7 @@ from elastic_dit.training.flow import draw, flow_loss
 from elastic_dit.training.log import RunLog
 from elastic_dit.training.progress import StepProgress
 from elastic_dit.training.samples import save_grid
-from elastic_dit.training.setup import Trainee, build_trainee
+from elastic_dit.training.setup import Trainee
 from elastic_dit.training.state import latest_checkpoint, load_state, prune, save_state
 
 SIGMA_BINS = 4
@@ -48,18 +48,19 @@ class Trainer:
         )
         self.main = self.accelerator.is_main_process
         self.console = Console(quiet=quiet or not self.main)
-        self.trainee: Trainee = build_trainee(config)
+        self.trainee = Trainee(config)
         self.family: Family = self.trainee.family
         self.train_data = self._encoded(config.data.path)
         self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
         self.empty_text: Sample = self.train_data.empty_text()
-        self.trainee.prepare_elastic(self._importance_batches(), self.accelerator.device)
-
+        module = self.trainee.prepare(self._importance_batches(), self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            self.trainee.parameter_groups(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+            self.trainee.parameter_groups(module),
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
         )
         self.model: nn.Module
-        self.model, self.optimizer = self.accelerator.prepare(self.trainee.module, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.scheduler = get_scheduler(
             config.optimizer.schedule,
@@ -139,7 +140,7 @@ class Trainer:
         loss = flow_loss(predicted, noisy, config.flow).mean()
         values = {"loss": float(loss.detach())}
         if self.trainee.elastic is not None:
-            loss = loss + self.trainee.distillation(predicted, inputs, config.flow.distillation, values)
+            loss = loss + self.trainee.distillation(predicted, inputs, values)
             ramp = min(1.0, (self.step + 1) / max(1, config.ramp_steps))
             budget = self.trainee.elastic.losses(ramp)
             loss = loss + budget.total
@@ -170,7 +171,20 @@ class Trainer:
             inside = error[(sigma >= low) & (sigma < high)]
             if len(inside):
                 values[f"validation/loss_sigma_{low:.2f}_{high:.2f}"] = float(inside.mean())
+        if self.trainee.elastic is not None:
+            values |= self._validate_routes(batch)
         return values
+
+    def _validate_routes(self, batch: Sample) -> dict[str, float]:
+        """Routes of one batch in which every sample has the same noise level: do samples differ?"""
+        clean = self.family.pack(batch["latents"])
+        generator = torch.Generator().manual_seed(0)
+        middle = torch.full((len(clean),), 0.5, device=clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        assert self.trainee.elastic is not None
+        with self._averaged():
+            self.model(**self._inputs(batch, (clean + noise) / 2, middle))
+        return {f"validation/sigma_0.5/{k}": v for k, v in self.trainee.elastic.routing_logs().items()}
 
     def save_checkpoint(self) -> Path:
         """Write everything needed to go on exactly from here."""

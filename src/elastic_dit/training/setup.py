@@ -1,19 +1,26 @@
 """What is trained: a pipeline's transformer, its routers if elastic, and which parameters learn."""
 
+import copy
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from elastic_dit.models import EmojiFluxPipeline
+from elastic_dit.elasticize import ElasticModel, elasticize, load
+from elastic_dit.errors import ConfigError
+from elastic_dit.files import replaced_folder
+from elastic_dit.models.emoji_flux import EmojiFluxPipeline
+from elastic_dit.models.loading import load_pipeline
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.families.base import Family, family_of
+from elastic_dit.training.importance import order_channels
 
 FRESH = "emoji-flux:"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TrainableModel(nn.Module):
@@ -32,50 +39,122 @@ class TrainableModel(nn.Module):
 class Trainee:
     """The pipeline being trained, dense or elastic."""
 
-    def __init__(self, config: TrainConfig, pipeline: Any) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.pipeline = pipeline
-        self.family: Family = family_of(pipeline)
-        self.transformer: nn.Module = pipeline.transformer
-        self.elastic: Any = None
-        self.module = TrainableModel(self.transformer, None)
+        self.pipeline: Any = _pipeline(config)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.family: Family = family_of(self.pipeline)
+        self.transformer: Any = self.pipeline.transformer
+        self.elastic: ElasticModel | None = None
+        self._teacher: nn.Module | None = None
+        if config.elastic is None and config.adapter is None and config.trainable == "routers":
+            raise ConfigError("trainable: routers needs an `elastic` section, or an `adapter` to go on from")
 
-    def prepare_elastic(self, batches: Iterator[dict[str, Any]], device: torch.device) -> None:
-        """Make the transformer elastic, with its MLP channels in the order of their importance."""
+    def prepare(self, batches: Iterator[dict[str, Any]], device: torch.device) -> TrainableModel:
+        """Put LoRA and routers on, choose what learns, and order the MLP channels by importance.
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+        Args:
+            batches: transformer inputs to measure importance on.
+            device: where training will run.
+        """
+        config = self.config
+        self.transformer.to(device)
+        self.transformer.requires_grad_(config.trainable == "full")
+        if config.flow.distillation:
+            self._teacher = copy.deepcopy(self.transformer).requires_grad_(False)
+        if config.adapter is not None:
+            self.elastic = load(self.pipeline, config.adapter)
+            self.transformer.requires_grad_(config.trainable == "full")
+        if config.trainable == "lora" and not getattr(self.transformer, "peft_config", None):
+            from peft import LoraConfig
+
+            options = config.lora
+            lora = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=options.target_modules)
+            self.transformer.add_adapter(lora)
+        if config.adapter is None and config.elastic is not None:
+            self.elastic = elasticize(self.pipeline, config.elastic)
+            self.elastic.stack.to(device)
+            if config.importance_batches and config.elastic.init == "full_capacity":
+                order_channels(self.elastic, batches)
+        if self.elastic is None:
+            if config.gradient_checkpointing:
+                self.transformer.enable_gradient_checkpointing()
+            return TrainableModel(self.transformer, None)
+        self.elastic.mean.window = config.gradient_accumulation_steps
+        self.elastic.train_mode(gradient_checkpointing=config.gradient_checkpointing)
+        return TrainableModel(self.transformer, self.elastic.stack)
+
+    def parameter_groups(self, module: TrainableModel) -> list[dict[str, Any]]:
         """Backbone and routers with their learning rates."""
-        return [{"params": list(self.transformer.parameters()), "lr": self.config.optimizer.learning_rate}]
+        rates = self.config.optimizer
+        backbone = [p for p in module.transformer.parameters() if p.requires_grad]
+        groups = [{"params": backbone, "lr": rates.learning_rate}] if backbone else []
+        if module.routers is not None:
+            groups.append({"params": list(module.routers.parameters()), "lr": rates.router_learning_rate})
+        return groups
 
     def compile(self) -> None:
-        """Compile the blocks."""
+        """Compile the blocks, one graph a class.
+
+        Raises:
+            ConfigError: the model is elastic; its width hooks would give every block a graph of its own.
+        """
+        if self.elastic is not None:
+            raise ConfigError("compile: true is for dense training; leave it out of an elastic run")
         self.transformer.compile_repeated_blocks(fullgraph=True)
 
+    def distillation(self, predicted: Tensor, inputs: dict[str, Any], values: dict[str, float]) -> Tensor | float:
+        """Weighted squared error to the dense model's velocity; 0 where the weight is."""
+        if self._teacher is None:
+            return 0.0
+        with torch.no_grad():
+            target = self._teacher(**inputs, return_dict=False)[0]
+        error = (predicted.float() - target.float()).square().mean()
+        values["distillation_loss"] = float(error.detach())
+        return self.config.flow.distillation * error
+
     def training_state(self) -> dict[str, Any]:
-        return {}
+        """What an exact resume needs beside weights and optimiser."""
+        if self.elastic is None:
+            return {}
+        return {"budget_history": {name: list(past) for name, past in self.elastic.mean.history.items()}}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        pass
+        """Undo `training_state`."""
+        if self.elastic is not None:
+            mean = self.elastic.mean
+            mean.history = {n: deque(past, maxlen=mean.window - 1) for n, past in state["budget_history"].items()}
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        yield
+        """The model as it will be used: blocks skipped, MLPs sliced."""
+        if self.elastic is None:
+            yield
+            return
+        self.elastic.eval_mode()
+        try:
+            yield
+        finally:
+            self.elastic.train_mode(gradient_checkpointing=self.config.gradient_checkpointing)
 
     def save_result(self, output: Path) -> Path:
-        folder = output / "model"
-        self.pipeline.save_pretrained(folder)
-        return folder
+        """The dense pipeline to `output/model`, or the adapter to `output/adapter`."""
+        dtype = DTYPES[self.config.save_dtype]
+        if self.elastic is not None:
+            return self.elastic.save(output / "adapter", dtype)
+        if self.config.trainable == "lora":
+            with replaced_folder(output / "lora") as folder:
+                self.transformer.save_lora_adapter(folder)
+            return output / "lora"
+        saved = copy.copy(self.pipeline)
+        if self.transformer.dtype != dtype:
+            saved.transformer = copy.deepcopy(self.transformer).to(dtype)
+        with replaced_folder(output / "model") as folder:
+            saved.save_pretrained(folder)
+        return output / "model"
 
 
-def build_trainee(config: TrainConfig) -> Trainee:
-    """Load or make the pipeline of a config."""
+def _pipeline(config: TrainConfig) -> Any:
     if config.model.startswith(FRESH):
-        pipeline = EmojiFluxPipeline.from_size(config.model.removeprefix(FRESH), config.seed)
-    elif (Path(config.model) / "model_index.json").is_file() and "EmojiFluxPipeline" in (
-        Path(config.model) / "model_index.json"
-    ).read_text():
-        pipeline = EmojiFluxPipeline.from_pretrained(config.model)
-    else:
-        pipeline = DiffusionPipeline.from_pretrained(config.model)
-    pipeline.set_progress_bar_config(disable=True)
-    return Trainee(config, pipeline)
+        return EmojiFluxPipeline.from_size(config.model.removeprefix(FRESH), config.seed)
+    return load_pipeline(config.model)

@@ -1,0 +1,1 @@
+"""Measurements that write a `RunRecord`: dense and elastic side by side."""

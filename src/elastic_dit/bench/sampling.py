@@ -1,0 +1,62 @@
+"""One call for every text-to-image pipeline: prompts and seeds in, images out."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from elastic_dit.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How images are drawn; None leaves a pipeline's own default."""
+
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance scale."""
+    height: int | None = None
+    """Pixels."""
+    width: int | None = None
+    """Pixels."""
+
+
+def sample_images(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], settings: SampleSettings
+) -> list[Image.Image]:
+    """One image a prompt. Noise is drawn on the CPU, so that a seed is the same image on every device.
+
+    Args:
+        pipe: a diffusers pipeline from text to images.
+        prompts: B texts.
+        seeds: B seeds.
+        settings: steps, guidance and size.
+
+    Raises:
+        BackboneError: the pipeline makes no images from text.
+    """
+    known = inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in known or "generator" not in known or "num_frames" in known:
+        raise BackboneError(f"{type(pipe).__name__} is no text-to-image pipeline; expected one that returns images")
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    arguments: dict[str, Any] = {
+        "num_inference_steps": settings.steps,
+        "height": settings.height,
+        "width": settings.width,
+    }
+    if settings.guidance is not None:
+        arguments |= _guidance(pipe, known, settings.guidance, len(prompts))
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return list(pipe(prompt=list(prompts), generator=generators, **given).images)
+
+
+def _guidance(pipe: Any, known: Any, scale: float, batch: int) -> dict[str, Any]:
+    """Two names for one number: `true_cfg_scale` runs a second pass, where `guidance_scale` is a distilled input."""
+    distilled = getattr(pipe.transformer.config, "guidance_embeds", False)
+    if "true_cfg_scale" in known and not distilled:
+        return {"true_cfg_scale": scale, "negative_prompt": [" "] * batch}
+    return {"guidance_scale": scale}

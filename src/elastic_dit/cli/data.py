@@ -1,0 +1,34 @@
+"""`elastic-dit data`: the small model's training data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.setup import needs_extra
+
+app = typer.Typer(help="Training data for the small model.", no_args_is_help=False)
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def prepare(
+    output: Annotated[Path, typer.Argument(help="Folder for the shards.", show_default=False)],
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder for the emoji packages, fetched if missing. [default: OUTPUT/sources]")
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 64,
+    scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes, beside the single emoji.")] = 24_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of every random choice.")] = 0,
+) -> None:
+    """Fetch free emoji graphics and write captioned images as WebDataset shards (train, val, test)."""
+    with needs_extra("data prepare", "train"):
+        from elastic_dit.training.data.prepare import prepare as write_shards
+
+        counts = write_shards(output, sources or output / "sources", size=size, scenes=scenes, seed=seed)
+    typer.echo(f"{output}: " + ", ".join(f"{number} {split}" for split, number in counts.items()))

@@ -1,0 +1,59 @@
+"""What commands leave behind: files written whole or not at all, and tables on the terminal."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elastic_dit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from elastic_dit.report.tables import Table
+
+
+def write_bytes(file: Path, data: bytes) -> Path:
+    """Write a file and the folders above it, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def image_format(file: Path) -> str:
+    """Pillow's name for the format of a file name.
+
+    Raises:
+        ConfigError: images cannot be written under such a name.
+    """
+    from PIL import Image
+
+    found = Image.registered_extensions().get(file.suffix.lower())
+    if found not in Image.SAVE:
+        raise ConfigError(f"{file} is no name for an image; expected one that ends in .png, .jpg or .webp")
+    return found
+
+
+def encode_image(image: "Image.Image", name: str = "PNG") -> bytes:
+    """An image in one of Pillow's formats."""
+    buffer = io.BytesIO()
+    image.save(buffer, name)
+    return buffer.getvalue()
+
+
+def print_table(table: "Table") -> None:
+    """A table on the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(table.header):
+        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in table.rows:
+        shown.add_row(*row)
+    Console().print(shown)

@@ -1,0 +1,57 @@
+"""Small models that every test of the method runs on, one for each backbone there is."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny import Tiny, TinyElastic
+
+from elastic_dit import restore
+from elastic_dit.backbones import backbones
+
+_built: dict[str, TinyElastic] = {}
+
+
+@pytest.fixture(autouse=True)
+def _same_noise() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(backbones))
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """A fresh dense transformer of each backbone."""
+    return Tiny(backbones[request.param])
+
+
+@pytest.fixture
+def tiny_flux() -> Tiny:
+    """A fresh dense FLUX transformer."""
+    return Tiny(backbones["flux"])
+
+
+def _shared(name: str) -> Iterator[TinyElastic]:
+    if name not in _built:
+        _built[name] = TinyElastic(Tiny(backbones[name]))
+    elastic = _built[name]
+    elastic.as_new()
+    yield elastic
+    elastic.as_new()
+
+
+@pytest.fixture(params=list(backbones))
+def routed(request: pytest.FixtureRequest) -> Iterator[TinyElastic]:
+    """An elastic transformer of each backbone, whose routers disagree; built once, put back after each test."""
+    yield from _shared(request.param)
+
+
+@pytest.fixture
+def routed_flux() -> Iterator[TinyElastic]:
+    """The same for FLUX alone."""
+    yield from _shared("flux")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _restored_at_the_end() -> Iterator[None]:
+    yield
+    for elastic in _built.values():
+        restore(elastic.transformer)

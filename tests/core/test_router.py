@@ -1,0 +1,80 @@
+"""Eq. 4-6: the router against the paper's formulas, its two starts, and what stays out of its mean."""
+
+from typing import Any
+
+import pytest
+import torch
+from reference import router_logits
+
+from elastic_dit import ElasticConfig
+from elastic_dit.core.router import RouterStack, masked_mean
+
+B, T, D, C, BLOCKS = 3, 5, 8, 12, 2
+
+
+def stack_of(**changes: Any) -> RouterStack:
+    values = {"router_hidden_size": 6, "modulation_rank": 4, "init": "random"} | changes
+    return RouterStack(ElasticConfig.of(**values), D, C, BLOCKS)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("modulation", ["low_rank", "full"])
+def test_router_equations(activation: str, modulation: str) -> None:
+    config = ElasticConfig.of(
+        router_hidden_size=6, modulation_rank=4, init="random", router_activation=activation, modulation=modulation
+    )
+    stack = RouterStack(config, D, C, BLOCKS)
+    x, temb = torch.randn(B, T, D) * 3 + 1, torch.randn(B, C)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1]]).bool()
+    for index, router in enumerate(stack.routers):
+        output = router(x, stack.condition(temb), mask)
+        for row in range(B):
+            gate, widths = router_logits(stack.state_dict(), index, config, x[row][mask[row]], temb[row])
+            torch.testing.assert_close(output.gate_logit[row], gate, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(output.width_logits[row], widths, rtol=1e-4, atol=1e-5)
+
+
+def test_full_capacity_start() -> None:
+    stack = stack_of(init="full_capacity", init_keep_prob=0.7, init_width_logit=3.0)
+    output = stack.routers[0](100 * torch.randn(B, T, D), stack.condition(torch.randn(B, C)))
+    torch.testing.assert_close(output.gate_logit.sigmoid(), torch.full((B,), 0.7), atol=0.01, rtol=0)
+    torch.testing.assert_close(output.width_logits, torch.tensor([[0.0, 0.0, 0.0, 3.0]] * B), atol=0.05, rtol=0)
+    assert not stack.routers[0].modulation.weight.any()
+
+
+def test_random_start_is_undecided() -> None:
+    """Table 5's other start: probabilities near 1/2, widths near equal."""
+    stack = stack_of()
+    output = stack.routers[0](torch.randn(64, T, D), stack.condition(torch.randn(64, C)))
+    assert ((output.gate_logit.sigmoid() - 0.5).abs() < 0.3).all()
+    assert (output.width_logits.softmax(-1) < 0.6).all()
+
+
+def test_arithmetic_is_float32() -> None:
+    stack = stack_of()
+    x, temb = torch.randn(B, T, D).bfloat16(), torch.randn(B, C).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = stack.routers[0](x, stack.condition(temb))
+    expected = stack.routers[0](x.float(), stack.condition(temb.float()))
+    assert output.gate_logit.dtype == output.width_logits.dtype == torch.float32
+    assert torch.equal(output.gate_logit, expected.gate_logit)
+
+
+def test_a_timestep_embedding_per_token_is_averaged() -> None:
+    stack = stack_of()
+    temb = torch.randn(B, T, C)
+    torch.testing.assert_close(stack.condition(temb), stack.condition(temb.mean(dim=1)))
+
+
+def test_low_rank_modulation_is_small() -> None:
+    def size(modulation: str) -> int:
+        config = ElasticConfig.of(modulation=modulation)
+        return sum(p.numel() for p in RouterStack(config, 256, 256, 8).parameters())
+
+    assert size("low_rank") < 0.35 * size("full")
+
+
+def test_masked_mean_of_no_token_is_zero() -> None:
+    x = torch.randn(2, 3, 4)
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    torch.testing.assert_close(masked_mean(x, mask), torch.stack([torch.zeros(4), x[1].mean(dim=0)]))

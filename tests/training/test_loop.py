@@ -1,0 +1,251 @@
+"""The training loop on a tiny real model: it learns, resumes exactly, survives kills, and agrees across ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import elastic_dit
+from elastic_dit.errors import CheckpointError, ConfigError, TrainingError
+from elastic_dit.models import EmojiFluxPipeline
+from elastic_dit.training.config import TrainConfig
+from elastic_dit.training.loop import Trainer
+from elastic_dit.training.state import latest_checkpoint
+
+from tests.training.conftest import config_of
+
+RUN = "import sys; from pathlib import Path; from elastic_dit.training.config import TrainConfig;" + (
+    "from elastic_dit.training.loop import Trainer; Trainer(TrainConfig.load(Path(sys.argv[1])), quiet=True).run()"
+)
+
+
+def log_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(output: Path) -> dict[int, float]:
+    return {int(line["step"]): line["loss"] for line in log_of(output) if "loss" in line}
+
+
+def written(values: dict[str, Any], folder: Path, **changes: Any) -> Path:
+    """A config as the YAML file that a command reads."""
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(config_of(values, **changes).model_dump_json())))
+    return file
+
+
+def test_dense_run_learns_and_saves_a_pipeline(values: dict[str, Any]):
+    config = config_of(values, steps=60, checkpoint_every=60, ema_decay=0.9, optimizer={"learning_rate": 5e-3})
+    result = Trainer(config, quiet=True).run()
+    losses = losses_of(config.output)
+    assert len(losses) == 60
+    assert sum(list(losses.values())[-10:]) < 0.8 * sum(list(losses.values())[:10])
+    image = EmojiFluxPipeline.from_pretrained(result)("a dog", height=16, width=16, num_inference_steps=2).images[0]
+    assert image.size == (16, 16)
+
+
+def test_elastic_run_meets_its_budget_and_saves_an_adapter(elastic_values: dict[str, Any]):
+    pipeline = EmojiFluxPipeline.from_size("tiny", seed=0)
+    config = config_of(elastic_values, steps=80, checkpoint_every=80, ramp_steps=20)
+    result = Trainer(config, quiet=True).run()
+    last = log_of(config.output)[-1]
+    assert last["flops/share"] < 0.7
+    assert {"keep/mean_prob", "keep/open_rate", "keep/borderline", "width/mean", "flops/std"} <= last.keys()
+    elastic = elastic_dit.load(pipeline, result)
+    pipeline("a dog", height=16, width=16, num_inference_steps=2)
+    assert elastic.trace.flops_share < 1
+
+
+@pytest.mark.parametrize("kind", ["dense", "elastic"])
+def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict[str, Any], tmp_path: Path):
+    base = (values if kind == "dense" else elastic_values) | {"gradient_accumulation_steps": 2}
+    whole = config_of(base, output=tmp_path / "whole")
+    Trainer(whole, quiet=True).run()
+    broken = config_of(base, output=tmp_path / "broken")
+    trainer = Trainer(broken, quiet=True)
+    batches = trainer._batches()
+    for _ in range(4):
+        trainer._train_step(batches)
+    trainer.save_checkpoint()
+    resumed = Trainer(broken, quiet=True)
+    assert resumed.step == 4
+    resumed.run()
+    expected = {step: loss for step, loss in losses_of(whole.output).items() if step > 4}
+    assert losses_of(broken.output) == expected
+    one, other = latest_checkpoint(whole.output / "checkpoints"), latest_checkpoint(broken.output / "checkpoints")
+    assert one is not None
+    assert other is not None
+    for name in ("model", "optimizer", "ema"):
+        a, b = load_file(one / f"{name}.safetensors"), load_file(other / f"{name}.safetensors")
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_kill_during_a_save_loses_nothing(values: dict[str, Any], tmp_path: Path):
+    """A process that dies inside a save, at its last moment, resumes from the checkpoint before."""
+    whole = config_of(values, output=tmp_path / "whole")
+    Trainer(whole, quiet=True).run()
+    config = written(values, tmp_path, output=str(tmp_path / "killed"))
+    die = (
+        "import os, signal; from pathlib import Path; real = Path.rename\n"
+        "def rename(self, target):\n"
+        "    if str(target).endswith('step-0000004'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(self, target)\n"
+        "Path.rename = rename\n"
+    )
+    run = subprocess.run([sys.executable, "-c", die + RUN, str(config)], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    assert latest_checkpoint(checkpoints) == checkpoints / "step-0000002"
+    assert (checkpoints / ".step-0000004").is_dir()  # the save was under way
+    subprocess.run([sys.executable, "-c", RUN, str(config)], check=True)
+    assert losses_of(tmp_path / "killed") == losses_of(whole.output)
+
+
+def test_kill_at_any_moment_resumes(values: dict[str, Any], tmp_path: Path):
+    whole = config_of(values, output=tmp_path / "whole", steps=40)
+    Trainer(whole, quiet=True).run()
+    config = written(values, tmp_path, output=str(tmp_path / "killed"), steps=40)
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(config)])
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while latest_checkpoint(checkpoints) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    subprocess.run([sys.executable, "-c", RUN, str(config)], check=True)
+    assert losses_of(tmp_path / "killed") == losses_of(whole.output)
+
+
+def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
+    """DDP on two gloo processes: the same weights on both ranks, and one global budget."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from elastic_dit.training.config import TrainConfig\nfrom elastic_dit.training.loop import Trainer\n"
+        "trainer = Trainer(TrainConfig.load(Path(sys.argv[1])), quiet=True)\n"
+        "batches = trainer._batches()\n"
+        "values = [trainer._train_step(batches) for _ in range(4)]\n"
+        "rank = trainer.accelerator.process_index\n"
+        "state = trainer.accelerator.unwrap_model(trainer.model).state_dict()\n"
+        "torch.save({'state': state, 'budget': [v['budget_loss'] for v in values],"
+        " 'own': [v['flops/share'] for v in values]}, sys.argv[2] + f'/rank{rank}.pt')\n"
+    )
+    config = written(elastic_values | {"elastic": {"init": "random", "router_hidden_size": 8}}, tmp_path)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*launch, str(script), str(config), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(one["state"][name], two["state"][name]) for name in one["state"])
+    assert one["own"] != two["own"]  # the ranks saw different samples
+    assert one["budget"] == pytest.approx(two["budget"], rel=1e-6)  # and were held to the same mean
+
+
+def test_nan_stops_and_names_the_checkpoint(values: dict[str, Any]):
+    trainer = Trainer(config_of(values), quiet=True)
+    batches = trainer._batches()
+    trainer._train_step(batches)
+    trainer.save_checkpoint()
+    with torch.no_grad():
+        trainer.parameters[0].fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step-0000001"):
+        trainer._train_step(batches)
+
+
+def test_gradient_checkpointing_changes_nothing(elastic_values: dict[str, Any], tmp_path: Path):
+    outputs = []
+    for checkpointing in (False, True):
+        config = config_of(
+            elastic_values, output=tmp_path / str(checkpointing), gradient_checkpointing=checkpointing, steps=3
+        )
+        Trainer(config, quiet=True).run()
+        outputs.append(losses_of(config.output))
+    assert outputs[0] == pytest.approx(outputs[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("trainable", ["lora", "routers"])
+def test_only_what_should_learn_learns(trainable: str, elastic_values: dict[str, Any]):
+    config = config_of(elastic_values, trainable=trainable, steps=3, ema_decay=0)
+    trainer = Trainer(config, quiet=True)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    result = trainer.run()
+    moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
+    assert any(name.startswith("routers.") for name in moved)
+    assert all("lora_" in name or name.startswith("routers.") for name in moved)
+    assert any("lora_" in name for name in moved) == (trainable == "lora")
+    pipeline = EmojiFluxPipeline.from_size("tiny", seed=0)
+    elastic = elastic_dit.load(pipeline, result)
+    for name, value in elastic.stack.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[f"routers.{name}"])
+
+
+def test_importance_order_keeps_the_function_and_puts_the_best_first(elastic_values: dict[str, Any]):
+    from elastic_dit.training.importance import measure_importance, order_channels
+
+    trainer = Trainer(config_of(elastic_values, importance_batches=0), quiet=True)
+    elastic = trainer.trainee.elastic
+    assert elastic is not None
+    with torch.no_grad():
+        for parameter in elastic.transformer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    elastic.eval_mode()
+    trainer.config.importance_batches = 2
+    inputs = next(trainer._importance_batches())
+    with torch.no_grad():
+        before = elastic.transformer(**inputs, return_dict=False)[0]
+        order_channels(elastic, trainer._importance_batches())
+        elastic.reset()
+        after = elastic.transformer(**inputs, return_dict=False)[0]
+    assert torch.allclose(before, after, atol=1e-5)
+    for values in measure_importance(elastic, trainer._importance_batches()).values():
+        assert (values.diff() <= 1e-4 * values.max()).all()
+
+
+def test_distillation_starts_at_zero(elastic_values: dict[str, Any]):
+    config = config_of(elastic_values, flow={"distillation": 1.0}, steps=2)
+    Trainer(config, quiet=True).run()
+    assert log_of(config.output)[0]["distillation_loss"] < 1e-8
+
+
+def test_validation_and_samples(elastic_values: dict[str, Any], shards: Path):
+    data = elastic_values["data"] | {"validation": str(shards / "train")}
+    config = config_of(
+        elastic_values,
+        data=data,
+        sample_prompts=["a dog", "a cat"],
+        sample_every=6,
+        validate_every=6,
+        validation_batches=2,
+    )
+    Trainer(config, quiet=True).run()
+    assert (config.output / "samples" / "step-0000006.png").is_file()
+    names = {name for line in log_of(config.output) for name in line}
+    assert {"validation/loss", "validation/sigma_0.5/flops/std"} <= names
+
+
+def test_clear_errors(values: dict[str, Any], tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("output: x\nmodel: emoji-flux:tiny\nstep: 3\ndata: {path: y}\n")
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        TrainConfig.load(file)
+    with pytest.raises(ConfigError, match="no training config"):
+        TrainConfig.load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="routers needs"):
+        Trainer(config_of(values, trainable="routers"), quiet=True)
+    config = config_of(values)
+    broken = config.output / "checkpoints" / "step-0000002"
+    broken.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        Trainer(config, quiet=True)
