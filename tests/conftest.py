@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny import Tiny, TinyElastic
 
 from elastic_dit import restore
 from elastic_dit.backbones import backbones
+from tiny import Tiny, TinyElastic
 
 _built: dict[str, TinyElastic] = {}
 

@@ -90,7 +90,8 @@ class OneSample:
             stored.uses += 1
             self.actions[self._step, index] = Action("reuse", 0.0)
             return tuple(a if r is None else a + r for a, r in zip(x, stored.residual, strict=True))
-        mlps = [mlp for mlp in declared.mlps if mlp.stream in self.config.width_streams]
+        there = [mlp for mlp in declared.mlps if getattr(block, mlp.up.split(".")[0]) is not None]
+        mlps = [mlp for mlp in there if mlp.stream in self.config.width_streams]
         with zeroed_channels(block, mlps, wish.width):
             out = forward(**arguments)
         out = out if isinstance(out, tuple) else (out,)

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from tiny import Inputs, Tiny, TinyElastic, mixed_config, output_of
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastic_dit import Plan, elasticize, restore
 from elastic_dit.backbones import backbones
+from tiny import Inputs, Tiny, TinyElastic, mixed_config, output_of
+
 
 def counted(transformer: nn.Module, inputs: Inputs) -> int:
     """Attention counts as its two products under the math kernel, the only one the counter sees through."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from reference import router_logits, wrap_blocks
-from tiny import Inputs, Tiny, TinyElastic, mixed_config, scatter_routers
 from torch import Tensor, nn
 
 from elastic_dit import elasticize
 from elastic_dit.backbones import BlockList, backbones
+from reference import router_logits, wrap_blocks
+from tiny import Inputs, Tiny, TinyElastic, mixed_config, scatter_routers
 
 
 def quality(transformer: nn.Module, inputs: Inputs) -> Tensor:
@@ -64,9 +64,7 @@ class ByLeaves:
         out = forward(**arguments)
         self._mask = None
         out = out if isinstance(out, tuple) else (out,)
-        return tuple(
-            None if b is None else a + gate.view(-1, 1, 1) * (b - a) for a, b in zip(x, out, strict=True)
-        )
+        return tuple(None if b is None else a + gate.view(-1, 1, 1) * (b - a) for a, b in zip(x, out, strict=True))
 
     def _masked(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         assert self._mask is not None

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import Action, Call, Choose, OneSample, Wish, by_routers
-from tiny import Inputs, Tiny, TinyElastic, mixed_config, run, scatter_routers
 
 from elastic_dit import ElasticModel, Plan, elasticize
 from elastic_dit.backbones import backbones
+from reference import Action, Call, Choose, OneSample, Wish, by_routers
+from tiny import Inputs, Tiny, TinyElastic, mixed_config, run, scatter_routers
 
 BATCH = 6
 WISHES = [

@@ -109,7 +109,7 @@ def test_a_window_averages_forwards() -> None:
     own = torch.tensor([2.0, 6.0], requires_grad=True)
     result = mean("share", own)
     result.backward()
-    assert float(result) == pytest.approx((8 + 0 + 4) / 3)
+    assert result.item() == pytest.approx((8 + 0 + 4) / 3)
     assert own.grad.tolist() == [0.5, 0.5]
     assert float(mean("other", torch.tensor([5.0]))) == 5  # names are apart
 

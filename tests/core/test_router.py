@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from reference import router_logits
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.router import RouterStack, masked_mean
+from reference import router_logits
 
 B, T, D, C, BLOCKS = 3, 5, 8, 12, 2
 

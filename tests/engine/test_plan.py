@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from tiny import TinyElastic, output_of, run
 
 from elastic_dit import Plan
 from elastic_dit.errors import PlanError
+from tiny import TinyElastic, output_of, run
 
 
 def test_a_plan_for_one_image_holds_for_each() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from reference import OneSample, by_routers
 from tiny import TinyElastic, output_of, to_dtype
 

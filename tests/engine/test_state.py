@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import FALL, Inputs, TinyElastic, output_of, run
 from torch import Tensor
 
 from elastic_dit import Plan
+from tiny import FALL, Inputs, TinyElastic, output_of, run
 
 STEPS = 4
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from elastic_dit.bench.fidelity import fidelity, mean_fidelity
@@ -75,15 +76,14 @@ class Bench:
     ) -> Comparison:
         """Measure both models: all prompts in one batch, then one prompt at a time.
 
-        Prompt i has seed `seed + i` wherever it runs. The batch runs `repeats` times; alone, each prompt
-        runs once, or all of them in turn until there are `repeats` measurements. The images, the fidelity
-        and the routes are those of the batch's first run.
+        Prompt i has seed `seed + i` wherever it runs. Alone run `repeats` prompts, from the first to the last
+        evenly spread. The images, the fidelity and the routes are those of the batch's first run.
 
         Args:
             prompts: B texts, at least one.
             settings: how to sample.
             seed: of the first prompt.
-            repeats: measurements of each model at each batch size, at least.
+            repeats: measurements of each model at each batch size.
             command: what makes the record again.
             config: settings to put into the record beside these.
             progress: see `Progress`.
@@ -92,7 +92,7 @@ class Bench:
         everyone = tuple(range(len(prompts)))
         rounds = [everyone] * repeats
         if len(prompts) > 1:
-            rounds += [(index % len(prompts),) for index in range(max(repeats, len(prompts)))]
+            rounds += [(int(index),) for index in np.linspace(0, len(prompts) - 1, repeats).round()]
         forwards = self._warm_up(task, [everyone, (0,)])
         task.meter.total = 2 * forwards * task.steps * sum(map(len, rounds))
 

@@ -18,9 +18,10 @@ def _root(context: typer.Context) -> None:
 
 @app.command()
 def prepare(
-    output: Annotated[Path, typer.Argument(help="Folder for the shards.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the shards.", show_default=False)],
     sources: Annotated[
-        Path | None, typer.Option(help="Folder for the emoji packages, fetched if missing. [default: OUTPUT/sources]")
+        Path | None,
+        typer.Option(help="Folder for the emoji packages, fetched if missing.", show_default="OUTPUT/sources"),
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 64,
     scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes, beside the single emoji.")] = 24_000,

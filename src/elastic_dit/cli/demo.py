@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastic_dit.cli.output import encode_image, print_table, write_bytes
-from elastic_dit.cli.setup import load_quietly, model_and_adapter, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import (
+    Adapter,
+    Device,
+    Dtype,
+    Model,
+    load_quietly,
+    model_and_adapter,
+    needs_extra,
+    pick_device,
+    pick_dtype,
+)
 
 if TYPE_CHECKING:
     from elastic_dit.bench.compare import Comparison
@@ -27,17 +37,15 @@ def demo(
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("demo"),
     json: Annotated[Path | None, typer.Option(help="Also write every number as a RunRecord.")] = None,
-    model: Annotated[str | None, typer.Option(help="Pipeline folder or Hub id. [default: the shipped model]")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter folder or Hub id. [default: the shipped one]")] = None,
+    model: Model = None,
+    adapter: Adapter = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one pass a step.")] = 3.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first prompt; the next has the next.")] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each model.")] = 2,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's choice]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda... [default: cuda if there is one]")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32 on cpu, else bfloat16]")
-    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each model, in a batch and alone.")] = 2,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Run the same prompts dense and elastic, in turn; measure both and show them on one page.
 
@@ -57,7 +65,8 @@ def demo(
     number = pick_dtype(dtype, where)
     if threads:
         torch.set_num_threads(threads)
-    output.mkdir(parents=True, exist_ok=True)
+    for folder in (output, json.parent if json else output):
+        folder.mkdir(parents=True, exist_ok=True)
     prompts = list(prompt or PROMPTS)
     config = {"model": model or "shipped", "adapter": adapter or "shipped", "dtype": str(number).removeprefix("torch.")}
     options = {"steps": steps, "guidance": guidance, "seed": seed, "repeats": repeats, "threads": threads}
@@ -126,7 +135,8 @@ class _Bar:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "_Bar":

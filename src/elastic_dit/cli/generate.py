@@ -6,40 +6,59 @@ from typing import Annotated, Any
 import typer
 
 from elastic_dit.cli.output import encode_image, image_format, write_bytes
-from elastic_dit.cli.setup import load_quietly, model_and_adapter, pick_device, pick_dtype
+from elastic_dit.cli.setup import (
+    Adapter,
+    Device,
+    Dtype,
+    Model,
+    load_quietly,
+    model_and_adapter,
+    pick_device,
+    pick_dtype,
+)
 from elastic_dit.errors import ConfigError
+
+PIPELINES, ADAPTERS = "the pipeline's", "the adapter's"
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Annotated[str | None, typer.Option(help="Pipeline folder or Hub id. [default: the shipped model]")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter folder or Hub id. [default: the shipped one]")] = None,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
+    model: Model = None,
+    adapter: Adapter = None,
     dense: Annotated[bool, typer.Option("--dense", help="Without any adapter: the model as it was.")] = False,
     output: Annotated[Path, typer.Option(help="Image file; several are numbered.")] = Path("image.png"),
     number: Annotated[int, typer.Option(min=1, help="How many images, each with the next seed.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. [default: the pipeline's]")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="Pixels. [default: the pipeline's]")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Pixels. [default: the pipeline's]")] = None,
-    tau: Annotated[float | None, typer.Option(help="Skip blocks below this keep probability, 0 to 1.")] = None,
-    delta: Annotated[float | None, typer.Option(help="Reuse residuals up to this far above tau, 0 to 1.")] = None,
-    max_reuse: Annotated[int | None, typer.Option(help="How often a residual is reused; 0: never.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda... [default: cuda if there is one]")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32 on cpu, else bfloat16]")
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default=PIPELINES)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=PIPELINES)] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Skip blocks below this keep probability, 0 to 1.", show_default=ADAPTERS)
     ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Reuse residuals up to this far above tau, 0 to 1.", show_default=ADAPTERS)
+    ] = None,
+    max_reuse: Annotated[
+        int | None, typer.Option(help="How often a residual is reused; 0: never.", show_default=ADAPTERS)
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
     from elastic_dit.bench.sampling import SampleSettings, sample_images
+    from elastic_dit.config import ElasticConfig
     from elastic_dit.elasticize import load
 
     format_name = image_format(output)
     settings = {"tau": tau, "delta": delta, "max_reuse": max_reuse}
     changes = {name: value for name, value in settings.items() if value is not None}
+    ElasticConfig.of(**changes)  # a bad value is told before minutes of loading, a bad folder too
+    output.parent.mkdir(parents=True, exist_ok=True)
     base, fitting = _dense_model(model, adapter, changes) if dense else model_and_adapter(model, adapter)
     where = pick_device(device)
     pipe = load_quietly(base, pick_dtype(dtype, where), where)
+    pipe.set_progress_bar_config(disable=None)  # tqdm's word for: on a terminal only
     elastic = load(pipe, fitting) if fitting else None
     for name, value in changes.items():
         setattr(elastic, name, value)

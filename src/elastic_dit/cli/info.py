@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from elastic_dit.cli.setup import needs_extra
+from elastic_dit.cli.setup import needs_extra, quiet_libraries
 from elastic_dit.errors import CheckpointError
 
 
 def info(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL_OR_ADAPTER]", help="Folder or Hub id of a pipeline or an adapter."),
+        typer.Argument(metavar="MODEL_OR_ADAPTER", help="Folder or Hub id of a pipeline or an adapter."),
     ] = None,
 ) -> None:
     """Describe this installation, or a model, or an adapter."""
@@ -20,14 +20,12 @@ def info(
         _installation()
     elif (Path(target) / "elastic_config.json").is_file():
         _adapter(target)
-    elif (Path(target) / "model_index.json").is_file():
-        _model(target)
-    elif Path(target).exists():
+    elif Path(target).exists() and not (Path(target) / "model_index.json").is_file():
         raise CheckpointError(
             f"{target} has neither model_index.json nor elastic_config.json; expected a pipeline or an adapter folder"
         )
     else:
-        _from_hub(target)
+        _model_or_adapter(target)
 
 
 def _installation() -> None:
@@ -45,7 +43,7 @@ def _installation() -> None:
     _print("backbones", {backbone.name: ", ".join(backbone.transformers) for backbone in backbones.values()})
     shown = {name: ", ".join(f"{key} {value}" for key, value in values.items()) for name, values in PRESETS.items()}
     _print("presets", shown)
-    _print("pipelines that can be trained", dict.fromkeys(trainable, ""))
+    _print("pipelines that can be trained", {"": ", ".join(trainable)})
 
 
 def _devices(here: Any) -> dict[str, str]:
@@ -55,16 +53,14 @@ def _devices(here: Any) -> dict[str, str]:
     return {"cpu": f"{here.device}, {here.threads} threads"} | gpus
 
 
-def _model(target: str) -> None:
+def _model(target: str, index: dict[str, Any]) -> None:
     """From the config files alone: the weights are neither read nor fetched."""
     import diffusers
     import torch
-    from diffusers import DiffusionPipeline
 
     from elastic_dit.backbones import backbone_of
     from elastic_dit.config import ElasticConfig
 
-    index: Any = DiffusionPipeline.load_config(target)
     if "transformer" not in index:
         raise CheckpointError(f"{target} is a {index.get('_class_name')} without a transformer; nothing can be elastic")
     kind: Any = getattr(diffusers, index["transformer"][1], None)
@@ -75,15 +71,15 @@ def _model(target: str) -> None:
     backbone = backbone_of(transformer)
     sites = backbone.sites(transformer)
     numbers: dict[str, str] = {}
-    shrinking: dict[str, str] = {}
+    mlps: dict[str, str] = {}
     for declared in backbone.blocks:
         blocks = [block for known, block in sites if known is declared]
         size = sum(p.numel() for block in blocks for p in block.parameters())
-        numbers[declared.path] = f"{len(blocks)} blocks, {size / 1e6:.1f} M parameters"
+        numbers[declared.path] = f"{len(blocks)} with {_millions(size)} parameters"
         for mlp in declared.mlps:
-            streams = ElasticConfig.model_fields["width_streams"].default
-            shrinks = "shrinks" if mlp.stream in streams else f"keeps its width unless width_streams has {mlp.stream!r}"
-            shrinking[f"{declared.path}: {mlp.up} to {mlp.down}"] = f"{mlp.stream} stream, {shrinks}"
+            shrinks = mlp.stream in ElasticConfig.of().width_streams
+            name = f"{declared.path}: {mlp.up}, {mlp.down}"
+            mlps[name] = f"{mlp.stream} stream, " + ("shrinks" if shrinks else "keeps its width")
     total = sum(p.numel() for p in transformer.parameters())
     _print(
         "model",
@@ -92,11 +88,11 @@ def _model(target: str) -> None:
             "transformer": type(transformer).__name__,
             "backbone": backbone.name,
             "blocks": str(len(sites)),
-            "parameters": f"{total / 1e6:.1f} M",
+            "parameters": _millions(total),
         },
     )
     _print("blocks", numbers)
-    _print("MLPs", shrinking)
+    _print("MLPs, by default", mlps)
 
 
 def _adapter(target: str) -> None:
@@ -110,7 +106,7 @@ def _adapter(target: str) -> None:
         "LoRA": adapter.part("lora"),
     }
     sizes = {
-        name: f"{sum(t.numel() for t in part.values()) / 1e6:.2f} M parameters, "
+        name: f"{_millions(sum(t.numel() for t in part.values()))} parameters, "
         f"{sum(t.numel() * t.element_size() for t in part.values()) / 1e6:.1f} MB"
         for name, part in parts.items()
         if part
@@ -119,27 +115,35 @@ def _adapter(target: str) -> None:
     _print("config", {name: str(value) for name, value in card.elastic.model_dump(mode="json").items()})
 
 
-def _from_hub(target: str) -> None:
-    """A Hub id: a pipeline if it has the index of one, else an adapter."""
-    from diffusers import DiffusionPipeline
+def _model_or_adapter(target: str) -> None:
+    """A folder, or a Hub id: a pipeline if it has the index of one, else an adapter."""
+    from elastic_dit.models.loading import pipeline_index
 
+    quiet_libraries()
     try:
-        DiffusionPipeline.load_config(target)
-    except Exception:  # no pipeline, no such repository, no network: reading it as an adapter tells which
+        index = pipeline_index(target)
+    except CheckpointError:
+        if Path(target).exists():
+            raise
         _adapter(target)
     else:
-        _model(target)
+        _model(target, index)
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number < 1e8 else f"{number / 1e9:.2f} B"
 
 
 def _print(title: str, facts: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
-    console = Console()
+    console = Console(highlight=False)
+    console.print(f"[bold]{title}[/bold]")
     console.print(table)
     console.print()

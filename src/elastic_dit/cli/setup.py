@@ -1,8 +1,11 @@
 """What several commands need: where the model is, the device, the dtype, and which extra is missing."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from elastic_dit.errors import ConfigError
 
@@ -10,6 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+Model = Annotated[str | None, typer.Option(help="Pipeline folder or Hub id.", show_default="the shipped model")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder or Hub id.", show_default="the shipped one")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda...", show_default="cuda if there is one")]
+Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}.", show_default="float32 on cpu, else bfloat16")]
 
 
 @contextmanager
@@ -74,12 +82,21 @@ def pick_dtype(name: str | None, device: "torch.device") -> "torch.dtype":
 
 
 def load_quietly(model: str, dtype: "torch.dtype", device: "torch.device") -> Any:
-    """A pipeline on a device, without the loaders' own progress bars."""
-    import diffusers
-    import transformers
-
+    """A pipeline on a device, without the loaders' own progress bars and warnings."""
     from elastic_dit.models.loading import load_pipeline
 
+    quiet_libraries()
+    return load_pipeline(model, dtype, str(device))
+
+
+def quiet_libraries() -> None:
+    """Keep what Hugging Face's libraries have to say off the terminal: their errors reach us as exceptions."""
+    import diffusers
+    import huggingface_hub
+    import transformers
+
+    warnings.filterwarnings("ignore", module="diffusers|transformers|huggingface_hub")
+    for library in (diffusers, transformers, huggingface_hub):
+        library.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    return load_pipeline(model, dtype, str(device))

@@ -10,7 +10,7 @@ from elastic_dit.errors import ConfigError
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Training config, a YAML file.", show_default=False)],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Training config, a YAML file.", show_default=False)],
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. --set optimizer.learning_rate=1e-4."),

@@ -34,6 +34,7 @@ class Site:
     def __init__(self, index: int, declared: BlockList, block: nn.Module, config: ElasticConfig) -> None:
         self.index, self.declared, self.block = index, declared, block
         self.ratios = config.width_ratios
+        self.quality_reaches_width = config.width_gradient == "straight_through"
         self.width = Width()
         self.mlps = [mlp for mlp in declared.mlps if mlp.stream in config.width_streams]
         self.names = list(inspect.signature(block.forward).parameters)
@@ -83,7 +84,7 @@ class BlockCall:
 
     def run_masked(self, x: Streams, probs: Tensor) -> Streams:
         """Training: the block on all rows, its MLPs masked by width probabilities (B, S)."""
-        self.site.width.probs = probs
+        self.site.width.probs = probs if self.site.quality_reaches_width else probs.detach()
         try:
             return self._forward(x, None)
         finally:

@@ -22,10 +22,10 @@ BASE_SIZE = 64
 TEXT_DIM = 384
 
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"num_layers": 4, "num_single_layers": 18, "num_attention_heads": 4},
+    "small": {"num_layers": 2, "num_single_layers": 20, "num_attention_heads": 2},
     "tiny": {"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 1},
 }
-"""`small` is the model we train and ship (22 blocks, width 128); `tiny` is for tests."""
+"""`small` is the model we train and ship (22 blocks, width 96); `tiny` is for tests."""
 
 
 def patchify(pixels: Tensor) -> Tensor:
@@ -90,11 +90,11 @@ class EmojiFluxPipeline(DiffusionPipeline):
             transformer = FluxTransformer2DModel(
                 patch_size=1,
                 in_channels=3 * PATCH * PATCH,
-                attention_head_dim=32,
+                attention_head_dim=48,
                 joint_attention_dim=TEXT_DIM,
                 pooled_projection_dim=TEXT_DIM,
                 guidance_embeds=False,
-                axes_dims_rope=(4, 14, 14),
+                axes_dims_rope=(8, 20, 20),
                 **SIZES[size],
             )
         _zero_init(transformer)

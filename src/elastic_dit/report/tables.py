@@ -54,7 +54,10 @@ def environment_table(record: RunRecord) -> Table:
     blocks = " + ".join(f"{number} {path}" for path, number in model["blocks"].items())
     size = f"{model['parameters'] / 1e6:.1f} M parameters, routers {model['router_parameters'] / 1e6:.2f} M"
     rows = [
-        ("device", f"{here.device}, {here.threads} threads, {config.get('dtype') or 'float32'}"),
+        (
+            "device",
+            f"{here.device}, {here.threads} thread{'s' * (here.threads > 1)}, {config.get('dtype') or 'float32'}",
+        ),
         ("model", f"{model['transformer']}, {blocks}; {size}"),
         ("sampling", f"{config['steps']} steps, guidance {config['guidance']}, seed {config['seed']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in here.versions.items())),

@@ -50,9 +50,11 @@ class Trainer:
         self.console = Console(quiet=quiet or not self.main)
         self.trainee = Trainee(config)
         self.family: Family = self.trainee.family
+        self.trainee.pipeline.to(self.accelerator.device)
         self.train_data = self._encoded(config.data.path)
         self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
         self.empty_text: Sample = self.train_data.empty_text()
+        self.trainee.park_encoders()
         module = self.trainee.prepare(self._importance_batches(), self.accelerator.device)
         optimizer = torch.optim.AdamW(
             self.trainee.parameter_groups(module),
@@ -234,8 +236,10 @@ class Trainer:
     def _sample(self) -> None:
         if self.main:
             self.model.eval()
+            self.trainee.pipeline.to(self.accelerator.device)
             with self._averaged(), self.trainee.inference():
                 images = self.family.generate(self.config.sample_prompts, self.config.seed, self.config.data.resolution)
+            self.trainee.park_encoders()
             save_grid(images, self.config.output / "samples" / f"step-{self.step:07d}.png")
         self.accelerator.wait_for_everyone()
 

@@ -84,6 +84,12 @@ class Trainee:
         self.elastic.train_mode(gradient_checkpointing=config.gradient_checkpointing)
         return TrainableModel(self.transformer, self.elastic.stack)
 
+    def park_encoders(self) -> None:
+        """Everything but the transformer to the CPU: the data is encoded, and memory is for training."""
+        for part in self.pipeline.components.values():
+            if isinstance(part, nn.Module) and part is not self.transformer:
+                part.to("cpu")
+
     def parameter_groups(self, module: TrainableModel) -> list[dict[str, Any]]:
         """Backbone and routers with their learning rates."""
         rates = self.config.optimizer

@@ -67,7 +67,15 @@ def encode(family: Family, data: DataConfig, path: str, *, quiet: bool = False) 
         DataError: there are no pairs.
     """
     identity = json.dumps(
-        [type(family).__name__, data.source, _stamp(path), data.resolution, data.caption_column, data.limit]
+        [
+            type(family).__name__,
+            family.encoders(),
+            data.source,
+            _stamp(path),
+            data.resolution,
+            data.caption_column,
+            data.limit,
+        ]
     )
     folder = data.cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if (folder / "index.json").is_file():
@@ -130,7 +138,11 @@ def _encode_batch(family: Family, pairs: list[Any], resolution: int) -> Sample:
 
 
 def _half(sample: Sample) -> Sample:
-    return {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in sample.items()}
+    halved = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in sample.items()}
+    for name, value in halved.items():
+        if not value.isfinite().all():
+            raise DataError(f"{name} is not finite in float16; the encoder that makes it overflows or is broken")
+    return halved
 
 
 def _write(sample: Sample, target: Path) -> None:

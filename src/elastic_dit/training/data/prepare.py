@@ -17,6 +17,7 @@ from elastic_dit.training.data.emoji import fetch, load_emoji
 from elastic_dit.training.data.packages import PACKAGES, notice
 from elastic_dit.training.data.scenes import Scene, caption, render
 from elastic_dit.training.data.sprites import (
+    EVERYDAY,
     INDEX,
     SPLITS,
     Concept,
@@ -31,8 +32,8 @@ FORMAT = 2
 """To be raised when the same settings give other samples than before."""
 SHARD = 2000
 """Samples in a shard."""
-VARIANTS: dict[Split, int] = {"train": 4, "val": 2, "test": 2}
-"""Single-subject images per sprite."""
+HELD_OUT_VARIANTS = 2
+"""Images per sprite alone in val and test."""
 HELD_OUT = 600
 """Composed scenes in val and in test (fewer when few scenes are asked for)."""
 
@@ -46,7 +47,16 @@ class Job:
     plain: bool = False
 
 
-def prepare(output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000, seed: int = 0) -> dict[Split, int]:
+def prepare(
+    output: Path,
+    sources: Path,
+    *,
+    size: int = 64,
+    scenes: int = 24_000,
+    variants: int = 4,
+    everyday: bool = False,
+    seed: int = 0,
+) -> dict[Split, int]:
     """Write `output`/{train,val,test}/NNNNNN.tar, NOTICE.md and dataset.json.
 
     Each sample is a lossless webp of `size` px, a caption (.txt) and its scene (.json). Complete
@@ -56,7 +66,9 @@ def prepare(output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000
         output: folder to write to.
         sources: folder for the npm tarballs, fetched when missing; or a folder of `save_sprites`.
         size: side of the images in px. Two of the three styles are drawn at 64 px: more is blurred.
-        scenes: composed training scenes, beside four images of each sprite alone.
+        scenes: composed training scenes.
+        variants: training images of each sprite alone.
+        everyday: train on the concepts of `EVERYDAY` only, which a small model learns well in little time.
         seed: of the split and of every random choice.
 
     Returns:
@@ -68,10 +80,14 @@ def prepare(output: Path, sources: Path, *, size: int = 64, scenes: int = 24_000
     sprites = _load_sources(sources, max_side=max(128, size))
     concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
     for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
-        concepts[split_of(concept, seed)].append(concept)
-    jobs: dict[Split, list[Job]] = {split: _list_jobs(split, concepts, sprites, scenes, seed) for split in SPLITS}
+        split = split_of(concept, seed)
+        if split != "train" or not everyday or concept.names[0] in EVERYDAY:
+            concepts[split].append(concept)
+    jobs: dict[Split, list[Job]] = {
+        split: _list_jobs(split, concepts, sprites, scenes, variants, seed) for split in SPLITS
+    }
     counts: dict[Split, int] = {split: len(work) for split, work in jobs.items()}
-    _describe(output, counts, concepts, size=size, scenes=scenes, seed=seed)
+    _describe(output, counts, concepts, size=size, scenes=scenes, variants=variants, seed=seed)
     with Progress() as progress:
         for split, work in jobs.items():
             task = progress.add_task(split, total=len(work))
@@ -93,7 +109,7 @@ def _load_sources(sources: Path, max_side: int) -> Sprites:
 
 
 def _list_jobs(
-    split: Split, concepts: dict[Split, list[Concept]], sprites: Sprites, scenes: int, seed: int
+    split: Split, concepts: dict[Split, list[Concept]], sprites: Sprites, scenes: int, variants: int, seed: int
 ) -> list[Job]:
     """All samples of a split, shuffled, so that each shard is a fair mixture."""
     styles = tuple(sorted({style for _, style in sprites}))
@@ -110,7 +126,7 @@ def _list_jobs(
         Job(alone, sprites[concept.code, style], plain=variant == 0)
         for concept in concepts[split]
         for style in styles
-        for variant in range(VARIANTS[split])
+        for variant in range(variants if split == "train" else HELD_OUT_VARIANTS)
     ]
     jobs += [Job(pool) for pool, number in composed for _ in range(number)]
     random.Random(f"{seed}/{split}/order").shuffle(jobs)
@@ -151,6 +167,7 @@ def _describe(
     *,
     size: int,
     scenes: int,
+    variants: int,
     seed: int,
 ) -> None:
     """Write dataset.json and NOTICE.md; refuse to mix two different data sets in one folder."""
@@ -158,6 +175,7 @@ def _describe(
         "format": FORMAT,
         "size": size,
         "scenes": scenes,
+        "variants": variants,
         "seed": seed,
         "samples": counts,
         "samples_per_shard": SHARD,

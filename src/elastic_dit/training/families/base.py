@@ -19,10 +19,16 @@ class Family(ABC):
 
     pipeline_classes: ClassVar[tuple[str, ...]]
     """Names of the pipeline classes it serves."""
-    guidance_channels: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
+
+    def encoders(self) -> list[tuple[str, str]]:
+        """Which parts encode, and where they came from: what cached latents and text states depend on."""
+        parts = {n: p for n, p in self.pipeline.components.items() if n not in ("transformer", "scheduler")}
+        return [
+            (name, str(getattr(getattr(part, "config", part), "_name_or_path", ""))) for name, part in parts.items()
+        ]
 
     @abstractmethod
     def encode_images(self, images: list[Image.Image]) -> Tensor:

@@ -1,0 +1,44 @@
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline, QwenImagePipeline, WanPipeline
+
+from elastic_dit.bench.compare import Bench
+from elastic_dit.bench.sampling import SampleSettings, _guidance, sample_images
+from elastic_dit.errors import BackboneError
+
+SHORT = SampleSettings(steps=2, height=32, width=32)
+
+
+def test_a_seed_is_the_same_image_alone_and_in_a_batch(bench: Bench) -> None:
+    pipe = bench.pipes["dense"]
+    both = sample_images(pipe, ["a cat", "a dog"], [3, 4], SHORT)
+    alone = sample_images(pipe, ["a dog"], [4], SHORT)[0]
+    assert [image.size for image in both] == [(32, 32), (32, 32)]
+    assert np.abs(np.array(both[1], dtype=int) - np.array(alone, dtype=int)).max() <= 1
+    assert np.array(both[0]).tobytes() != np.array(both[1]).tobytes()
+
+
+def test_none_leaves_the_pipelines_default(bench: Bench) -> None:
+    assert sample_images(bench.pipes["dense"], ["a cat"], [0], SampleSettings(steps=1))[0].size == (64, 64)
+
+
+def test_a_video_pipeline_is_refused_before_it_runs() -> None:
+    with pytest.raises(BackboneError, match="WanPipeline is no text-to-image pipeline"):
+        sample_images(WanPipeline.__new__(WanPipeline), ["a cat"], [0], SHORT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "distilled", "expected"),
+    [(FluxPipeline, True, "guidance_scale"), (QwenImagePipeline, False, "true_cfg_scale")],
+)
+def test_guidance_reaches_the_argument_that_counts(kind: Any, distilled: bool, expected: str) -> None:
+    transformer = torch.nn.Identity()
+    transformer.config = SimpleNamespace(guidance_embeds=distilled)  # type: ignore[assignment]
+    given = _guidance(SimpleNamespace(transformer=transformer), inspect.signature(kind.__call__).parameters, 4.0, 2)
+    assert given[expected] == 4.0
+    assert ("negative_prompt" in given) == (not distilled)
