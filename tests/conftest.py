@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from elastic_dit import restore
 from elastic_dit.backbones import backbones
 from tiny import Tiny, TinyElastic
 
@@ -48,10 +47,3 @@ def routed(request: pytest.FixtureRequest) -> Iterator[TinyElastic]:
 def routed_flux() -> Iterator[TinyElastic]:
     """The same for FLUX alone."""
     yield from _shared("flux")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _restored_at_the_end() -> Iterator[None]:
-    yield
-    for elastic in _built.values():
-        restore(elastic.transformer)

@@ -118,7 +118,7 @@ class TestElasticize:
             elasticize(value)
 
     def test_unknown_preset(self, tiny_flux: Tiny) -> None:
-        with pytest.raises(UnknownNameError, match="unknown preset 'fluxx'.*Did you mean 'flux'"):
+        with pytest.raises(UnknownNameError, match=r"unknown preset 'fluxx'.*Did you mean 'flux'"):
             elasticize(tiny_flux.transformer, "fluxx")
 
     def test_always_open_names_a_block_that_is_not_there(self, tiny_flux: Tiny) -> None:

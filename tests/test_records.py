@@ -42,7 +42,7 @@ def test_not_a_record(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "broken.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(CheckpointError, match="broken.json is no RunRecord"):
+    with pytest.raises(CheckpointError, match=r"broken\.json is no RunRecord"):
         RunRecord.read(file)
 
 

