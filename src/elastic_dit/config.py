@@ -17,7 +17,7 @@ class ElasticConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
 
     # Router (Eq. 4-6)
-    router_hidden_size: int = Field(64, gt=0)
+    router_hidden_size: int = Field(default=64, gt=0)
     """Router hidden width R, H_r in Eq. 5."""
     router_input: Literal["image", "joint"] = "image"
     """Tokens the router averages over: the image's, or image and text together."""
@@ -25,17 +25,17 @@ class ElasticConfig(BaseModel):
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"
     """How gamma(t), delta(t) of Eq. 4 come from the timestep embedding; `full` is the paper's."""
-    modulation_rank: int = Field(32, gt=0)
+    modulation_rank: int = Field(default=32, gt=0)
     """Rank of the low-rank modulation."""
     init: Literal["full_capacity", "random"] = "full_capacity"
     """Start with every block open at full width (section 3.3), or at random (Table 5)."""
-    init_keep_prob: float = Field(0.95, gt=0, lt=1)
+    init_keep_prob: float = Field(default=0.95, gt=0, lt=1)
     """Keep probability p of every block at the full-capacity start."""
-    init_width_logit: float = Field(2.0, gt=0)
+    init_width_logit: float = Field(default=2.0, gt=0)
     """Logit of the full width at the full-capacity start; the other widths have 0."""
 
     # Decisions (Eq. 7-16)
-    tau: float = Field(0.5, ge=0, le=1)
+    tau: float = Field(default=0.5, ge=0, le=1)
     """Threshold: a block is skipped where its keep probability is below."""
     width_ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """The widths S an MLP may run at, as shares of full, rising, the last 1."""
@@ -47,13 +47,13 @@ class ElasticConfig(BaseModel):
     """Blocks that are never skipped, by running order; negative counts from the end."""
 
     # Cache (Algorithm 1)
-    delta: float = Field(0.1, ge=0, le=1)
+    delta: float = Field(default=0.1, ge=0, le=1)
     """Width of the band above tau in which a stored block residual is reused."""
-    max_reuse: int = Field(3, ge=0)
+    max_reuse: int = Field(default=3, ge=0)
     """K: how often one stored residual is reused; 0 turns the cache off."""
-    max_age: int | None = Field(None, gt=0)
+    max_age: int | None = Field(default=None, gt=0)
     """Steps after which a stored residual is too old to reuse; None sets no limit."""
-    reuse_from_step: int = Field(0, ge=0)
+    reuse_from_step: int = Field(default=0, ge=0)
     """First step that may reuse."""
 
     # Budget (Eq. 9, 14, 15)
@@ -61,13 +61,13 @@ class ElasticConfig(BaseModel):
     """What is held to target: the share of FLOPs, hard gates and widths apart, or the paper's soft means."""
     budget_scope: Literal["global", "sample"] = "global"
     """Whether the budget holds on average, or for each sample alone (for comparison)."""
-    rho_g: float = Field(0.5, gt=0, le=1)
+    rho_g: float = Field(default=0.5, gt=0, le=1)
     """Target share of open blocks."""
-    rho_w: float = Field(0.6, gt=0, le=1)
+    rho_w: float = Field(default=0.6, gt=0, le=1)
     """Target mean width of the open blocks."""
-    budget_weight: float = Field(1.0, ge=0)
+    budget_weight: float = Field(default=1.0, ge=0)
     """lambda in Eq. 17."""
-    commitment: float = Field(0.0, ge=0)
+    commitment: float = Field(default=0.0, ge=0)
     """Weight of mean p(1-p), which keeps probabilities off the threshold."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ the batch it runs on and how wide its MLP is are said at the call.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -36,8 +36,9 @@ def decide(output: RouterOutput, tau: float, delta: float, ratios: Tensor) -> De
     """Eq. 10, 12 and the band of Algorithm 1, for the whole batch in one host synchronisation."""
     p = keep_probability(output.gate_logit)
     width = selected_width(width_probabilities(output.width_logits), ratios)
-    keep, reuse, width, p = torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p]).tolist()
-    return Decision([bool(k) for k in keep], [bool(r) for r in reuse], width, p)
+    packed = torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p])  # (4, B)
+    keeps, reuses, widths, probs = cast(list[list[float]], packed.tolist())
+    return Decision([bool(k) for k in keeps], [bool(r) for r in reuses], widths, probs)
 
 
 def run_block(

@@ -6,7 +6,7 @@ with nothing skipped (p just over tau everywhere), so ours are hard with straigh
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class GlobalMean:
         own = values.mean()
         known = own.detach().clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(known)
+            torch.distributed.all_reduce(known)  # pyright: ignore[reportUnknownMemberType]
             known /= torch.distributed.get_world_size()
         if self.window > 1:
             past = self.history.setdefault(name, deque(maxlen=self.window - 1))
@@ -132,7 +132,7 @@ def routing_logs(routing: Routing, config: ElasticConfig, ratios: Tensor) -> dic
     names = ("keep/mean_prob", "keep/open_rate", "keep/borderline", "width/mean", "flops/share", "flops/std")
     mean_width = (opened * width).sum() / opened.sum().clamp(min=1)
     values = torch.stack([p.mean(), opened.mean(), border.mean(), mean_width, share.mean(), share.std(correction=0)])
-    return dict(zip(names, values.tolist(), strict=True))
+    return dict(zip(names, cast(list[float], values.tolist()), strict=True))
 
 
 def _ramped(target: float, ramp: float) -> float:

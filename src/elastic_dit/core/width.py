@@ -59,16 +59,12 @@ def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> 
     A gated projection (GEGLU, SwiGLU) has its F value rows before its F gate rows; both shrink together,
     and the output is (B, T, 2 keep).
     """
-    halves = linear.out_features // hidden
+    bias: Tensor | None = linear.bias
     outputs = [
-        F.linear(
-            x,
-            linear.weight[start : start + keep],
-            None if linear.bias is None else linear.bias[start : start + keep],
-        )
-        for start in range(0, halves * hidden, hidden)
+        F.linear(x, linear.weight[start : start + keep], None if bias is None else bias[start : start + keep])
+        for start in range(0, linear.out_features, hidden)
     ]
-    return outputs[0] if halves == 1 else torch.cat(outputs, dim=-1)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
 def prefix_linear_columns(linear: nn.Linear, h: Tensor) -> Tensor:

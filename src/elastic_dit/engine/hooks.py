@@ -59,7 +59,8 @@ class Engine:
         for site in self.sites:
             hook = BlockHook(self, site)
             HookRegistry.check_if_exists_or_initialize(site.block).register_hook(hook, HOOK)
-            site.forward = hook.fn_ref.original_forward
+            original: Any = hook.fn_ref.original_forward
+            site.forward = original
             site.attach_mlps()
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         registry.register_hook(RootHook(self), HOOK)
@@ -200,7 +201,8 @@ class RootHook(ModelHook):
         start = time.perf_counter()
         try:
             self.engine.begin(dict(zip(self.names, args, strict=False)) | kwargs, context.name if context else None)
-            return self.fn_ref.original_forward(*args, **kwargs)
+            forward: Any = self.fn_ref.original_forward
+            return forward(*args, **kwargs)
         except BaseException:
             self.engine.reset()
             raise

@@ -97,7 +97,7 @@ class BlockCall:
 
     def output(self, streams: Streams) -> Any:
         """Streams in the form the block returns them."""
-        return streams if len(streams) > 1 else streams[0]
+        return streams if len(self.site.declared.returns) > 1 else next(iter(streams))
 
     def _forward(self, x: Streams, rows: Rows) -> Streams:
         arguments = self.arguments | dict(zip(self.site.declared.returns, x, strict=True))
@@ -118,7 +118,7 @@ class UpHook(ModelHook):
 
     def new_forward(self, module: nn.Module, x: Tensor) -> Tensor:
         """Fewer output channels where the call asks for fewer."""
-        forward = self.fn_ref.original_forward
+        forward: Any = self.fn_ref.original_forward
         if self.width.ratio == 1:
             return forward(x)
         return prefix_rows(module, forward, x, channels(self.width.ratio, self.hidden), self.hidden)
@@ -133,7 +133,7 @@ class DownHook(ModelHook):
 
     def new_forward(self, module: nn.Module, h: Tensor) -> Tensor:
         """h (B, T, n), n up to F plus the columns that always stay."""
-        forward = self.fn_ref.original_forward
+        forward: Any = self.fn_ref.original_forward
         if self.width.probs is not None:
             mask = straight_through_mask(self.width.probs, self.hidden, self.ratios).to(h.dtype)  # (B, F)
             stay = h.shape[-1] - self.hidden

@@ -4,7 +4,7 @@ Pixel space, patch 4: where FLUX has a VAE and 2x2 patches of latents, a token h
 RGB pixels. MiniLM's token states take T5's place and their mean takes CLIP's.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class EmojiFluxPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
-    _optional_components = ["text_encoder", "tokenizer"]
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -147,9 +147,11 @@ class EmojiFluxPipeline(DiffusionPipeline):
             raise ConfigError(f"height and width must be multiples of {PATCH}, got {height} x {width}")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         device, dtype = self._execution_device, self.transformer.dtype
-        if latents is None:
-            pixels = randn_tensor((len(prompts), 3, height, width), generator, device, torch.float32)
-            latents = patchify(pixels)
+        scheduler: Any = self.scheduler
+        bar: Any = self.progress_bar
+        tokens: Any = latents
+        if tokens is None:
+            tokens = patchify(randn_tensor((len(prompts), 3, height, width), generator, device, torch.float32))
         branches = {"cond": self.encode_prompt(prompts)}
         if guidance_scale != 1:
             branches["uncond"] = self.encode_prompt([negative_prompt] * len(prompts))
@@ -157,13 +159,13 @@ class EmojiFluxPipeline(DiffusionPipeline):
         txt_ids = torch.zeros(self.max_sequence_length, 3, device=device)
 
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
+        for timestep in bar(scheduler.timesteps):
             velocity = {}
             for name, (states, pooled) in branches.items():
                 with self.transformer.cache_context(name):
                     velocity[name] = self.transformer(
-                        hidden_states=latents.to(dtype),
+                        hidden_states=tokens.to(dtype),
                         encoder_hidden_states=states,
                         pooled_projections=pooled,
                         timestep=(timestep / 1000).expand(len(prompts)).to(dtype),
@@ -174,11 +176,11 @@ class EmojiFluxPipeline(DiffusionPipeline):
             guided = velocity["cond"]
             if "uncond" in velocity:
                 guided = velocity["uncond"] + guidance_scale * (guided - velocity["uncond"])
-            latents = self.scheduler.step(guided.float(), timestep, latents, return_dict=False)[0]
+            tokens = scheduler.step(guided.float(), timestep, tokens, return_dict=False)[0]
 
-        images = latents
+        images: Any = tokens
         if output_type != "latent":
-            pixels = unpatchify(latents, height, width)
+            pixels = unpatchify(tokens, height, width)
             images = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images) if return_dict else (images,)

@@ -23,32 +23,32 @@ class DataConfig(_Strict):
     """Folder of shards or images, or the dataset's name on the Hub."""
     validation: str | None = None
     """The same for validation; None measures no validation loss."""
-    resolution: int = Field(64, gt=0)
+    resolution: int = Field(default=64, gt=0)
     """Side of the square images in pixels; larger images are scaled down and centre-cropped."""
     caption_column: str = "text"
     """Caption column of a Hub dataset; `image` is the image column."""
     cache: Path = Path("cache")
     """Folder for encoded latents and text states; filled on first use."""
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     """Use the first so many pairs only."""
 
 
 class OptimizerConfig(_Strict):
     """AdamW, its learning rates and their schedule."""
 
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate of the backbone."""
-    router_learning_rate: float = Field(6e-4, gt=0)
+    router_learning_rate: float = Field(default=6e-4, gt=0)
     """Peak learning rate of the routers."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the first and second moments."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     schedule: str = "cosine"
     """A schedule of diffusers: constant, constant_with_warmup, linear, cosine, polynomial..."""
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
 
 
@@ -59,24 +59,24 @@ class FlowConfig(_Strict):
     """`none` is uniform, as in the paper; the others are those of diffusers' SD3 and FLUX scripts."""
     logit_mean: float = 0.0
     """Mean of the logit-normal."""
-    logit_std: float = Field(1.0, gt=0)
+    logit_std: float = Field(default=1.0, gt=0)
     """Standard deviation of the logit-normal."""
     mode_scale: float = 1.29
     """Scale of the mode sampler."""
     loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """Loss weights of diffusers' scripts."""
-    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
-    distillation: float = Field(0.0, ge=0)
+    distillation: float = Field(default=0.0, ge=0)
     """Weight of the squared error to the dense model's velocity (elastic training only)."""
 
 
 class LoraConfig(_Strict):
     """LoRA on the backbone, where `trainable: lora`."""
 
-    rank: int = Field(16, gt=0)
+    rank: int = Field(default=16, gt=0)
     """Rank of the update."""
-    alpha: int = Field(16, gt=0)
+    alpha: int = Field(default=16, gt=0)
     """Scale: the update is multiplied by alpha / rank."""
     target_modules: str | list[str] = "all-linear"
     """Which layers, as in peft."""
@@ -106,9 +106,9 @@ class TrainConfig(_Strict):
 
     steps: int = Field(gt=0)
     """Optimiser steps."""
-    batch_size: int = Field(8, gt=0)
+    batch_size: int = Field(default=8, gt=0)
     """Samples a device sees in one forward."""
-    gradient_accumulation_steps: int = Field(1, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
     """Forwards to an optimiser step."""
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass to save memory."""
@@ -116,33 +116,33 @@ class TrainConfig(_Strict):
     """Autocast dtype; routers stay in float32."""
     compile: bool = False
     """Compile the blocks (torch.compile): slower start, faster steps."""
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the averaged weights that are saved and sampled from; 0 keeps no average."""
     seed: int = 0
     """Seed of weights, data order, noise and timesteps."""
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(default=None, gt=0)
     """CPU threads; None leaves torch's choice."""
 
-    importance_batches: int = Field(8, ge=0)
+    importance_batches: int = Field(default=8, ge=0)
     """Batches that measure the MLP channels' importance before elastic training; 0 leaves their order."""
-    ramp_steps: int = Field(200, ge=0)
+    ramp_steps: int = Field(default=200, ge=0)
     """Steps over which the compute target goes from 1 to the budget."""
 
     save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the backbone's weights in the result."""
-    log_every: int = Field(10, gt=0)
+    log_every: int = Field(default=10, gt=0)
     """Steps between lines of the log."""
-    validate_every: int = Field(250, gt=0)
+    validate_every: int = Field(default=250, gt=0)
     """Steps between validation losses."""
-    validation_batches: int = Field(8, gt=0)
+    validation_batches: int = Field(default=8, gt=0)
     """Batches of a validation loss."""
-    sample_every: int = Field(500, gt=0)
+    sample_every: int = Field(default=500, gt=0)
     """Steps between sample grids."""
     sample_prompts: list[str] = []
     """Prompts of the grids; none, no grids."""
-    checkpoint_every: int = Field(250, gt=0)
+    checkpoint_every: int = Field(default=250, gt=0)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
     """How many of the newest checkpoints are kept."""
 
     @classmethod

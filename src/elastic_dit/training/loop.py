@@ -85,19 +85,19 @@ class Trainer:
         """
         config = self.config
         batches = self._batches()
-        with RunLog(config.output, self.step) if self.main else _NoLog() as log:
-            with StepProgress(self.console, config.steps, self.step) as progress:
-                while self.step < config.steps:
-                    values = self._train_step(batches)
-                    progress.advance(values)
-                    if self._due(config.log_every):
-                        log.write(self.step, values)
-                    if self.validation_data is not None and self._due(config.validate_every):
-                        log.write(self.step, self.validate())
-                    if config.sample_prompts and self._due(config.sample_every):
-                        self._sample()
-                    if self._due(config.checkpoint_every):
-                        self.save_checkpoint()
+        opened = RunLog(config.output, self.step) if self.main else _NoLog()
+        with opened as log, StepProgress(self.console, config.steps, self.step) as progress:
+            while self.step < config.steps:
+                values = self._train_step(batches)
+                progress.advance(values)
+                if self._due(config.log_every):
+                    log.write(self.step, values)
+                if self.validation_data is not None and self._due(config.validate_every):
+                    log.write(self.step, self.validate())
+                if config.sample_prompts and self._due(config.sample_every):
+                    self._sample()
+                if self._due(config.checkpoint_every):
+                    self.save_checkpoint()
         with self._averaged():
             result = self.trainee.save_result(config.output) if self.main else config.output
         self.accelerator.wait_for_everyone()
@@ -117,15 +117,17 @@ class Trainer:
                     self._stop(f"the loss is {values['loss']} at step {self.step + 1}")
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
-                    if config.mixed_precision != "fp16" and not torch.isfinite(norm):
-                        self._stop(f"the gradient norm is {float(norm)} at step {self.step + 1}")
-                    totals["grad_norm"] = float(norm)
+                    norm = torch.as_tensor(
+                        self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
+                    ).item()
+                    if config.mixed_precision != "fp16" and not math.isfinite(norm):
+                        self._stop(f"the gradient norm is {norm} at step {self.step + 1}")
+                    totals["grad_norm"] = norm
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / forwards
-        totals["learning_rate"] = self.scheduler.get_last_lr()[0]
+        totals["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         self.scheduler.step()
         self.ema.step(self.parameters)
         self.step += 1

@@ -35,8 +35,8 @@ def save_state(
     Everything goes to a temporary folder which is renamed at the end: a kill at any moment leaves
     the earlier checkpoints as they were.
     """
-    weights = get_model_state_dict(model, options=_WHOLE)
-    optimizer_state = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    weights: Any = get_model_state_dict(model, options=_WHOLE)
+    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
     target, temporary = folder / f"step-{step:07d}", folder / f".step-{step:07d}"
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return target
@@ -82,8 +82,9 @@ def load_state(
     for name, value in moments.items():
         parameter, key = name.split("|")
         state.setdefault(parameter, {})[key] = value
+    model_state: Any = weights
     try:
-        set_model_state_dict(model, weights, options=_LOAD)
+        set_model_state_dict(model, model_state, options=_LOAD)
         optimizer_state: Any = {"state": state, "param_groups": meta["param_groups"]}
         set_optimizer_state_dict(model, optimizer, optimizer_state, options=_LOAD)
     except (RuntimeError, KeyError, ValueError) as error:

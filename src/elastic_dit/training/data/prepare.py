@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import tarfile
 from collections.abc import Iterator
@@ -157,7 +156,7 @@ def _write_shard(path: Path, samples: Iterator[tuple[str, Scene, str, bytes]]) -
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _describe(
@@ -193,4 +192,4 @@ def _describe(
     (output / "NOTICE.md").write_text(notice(), encoding="utf-8")
     partial = path.with_suffix(".json.partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
@@ -49,7 +49,9 @@ def _read_shards(folder: Path) -> Iterator[Pair]:
     shards = sorted(str(shard) for shard in folder.glob("*.tar"))
     if not shards:
         raise DataError(f"no *.tar shards in {folder}; `elastic-dit data prepare` writes them")
-    pipeline = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode("pil")
+    pipeline: Any = webdataset.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
+        shards, shardshuffle=False, empty_check=False
+    ).decode("pil")
     for sample in pipeline:
         image = next((value for value in sample.values() if isinstance(value, Image.Image)), None)
         caption = sample.get("txt", sample.get("caption"))
@@ -84,7 +86,7 @@ def _read_folder(folder: Path) -> Iterator[Pair]:
 def _read_hub(name: str, caption_column: str) -> Iterator[Pair]:
     import datasets
 
-    dataset = datasets.load_dataset(name, split="train")
+    dataset: Any = datasets.load_dataset(name, split="train")
     columns: list[str] = dataset.column_names or []
     for column in ("image", caption_column):
         if column not in columns:
