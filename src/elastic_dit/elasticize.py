@@ -164,15 +164,11 @@ class ElasticModel:
         if not self._engine.routed:
             raise ConfigError("no losses yet: call train_mode(), run a forward, then losses()")
         routing = self._engine.routing()
-        ratios = torch.tensor(self.config.width_ratios, device=routing.keep_prob.device)
-        return budget_loss(routing, self.config, ratios, self.mean, ramp)
+        return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp)
 
     def routing_logs(self) -> dict[str, float]:
         """What the routers did in the last forward in train mode: open rate, mean width, share of FLOPs..."""
-        routing = self._engine.routing()
-        return routing_logs(
-            routing, self.config, torch.tensor(self.config.width_ratios, device=routing.keep_prob.device)
-        )
+        return routing_logs(self._engine.routing(), self.config, self.stack.ratios)
 
     # Saving
 

@@ -60,11 +60,14 @@ def test_a_plan_of_mixed_routes(routed: TinyElastic) -> None:
 
 
 def test_routers_decide_as_the_equations_say(routed: TinyElastic) -> None:
-    """Eq. 4-6, 10-12 and Algorithm 1, with reuse from the second step on."""
+    """Eq. 4-6, 10-12 and Algorithm 1, with reuse from the third step on."""
     elastic = routed.elastic
-    elastic.config.reuse_from_step = 1
+    elastic.config.reuse_from_step = 2
     choose = by_routers(elastic.stack.state_dict(), routed.backbone, elastic.config)
     actions = compare(routed, elastic, routed.steps(3, 4, seed=5), [choose] * 3)
+    reuse = elastic.trace.array("reuse")
+    assert not reuse[:2].any()
+    assert reuse[2:].any()
     assert {action.what for action in actions} == {"skip", "reuse", "run"}
     assert len({action.width for action in actions if action.what == "run"}) > 1
 

@@ -60,6 +60,7 @@ def test_runs_in_a_row_equal_fresh_runs(routed: TinyElastic, decided: Callable[[
 def test_another_resolution_is_another_run(routed: TinyElastic) -> None:
     always_reuse(routed)
     small, large = routed.inputs(2), routed.inputs(2, size=6)
+    large["encoder_hidden_states"] = small["encoder_hidden_states"]
     # a lower timestep, as in the step after: only the shape tells
     later = dict(large, timestep=(large["timestep"] * FALL).to(large["timestep"].dtype))
     expected = fresh(routed, [later])
@@ -163,27 +164,30 @@ class TestInterrupted:
 
     @pytest.mark.parametrize("block", [0, -1])
     def test_an_error_inside_a_block(self, routed: TinyElastic, block: int) -> None:
+        """Also a run that starts below the timestep of the error begins with nothing stored."""
         always_reuse(routed)
         elastic, steps = routed.elastic, routed.steps(2, STEPS)
-        expected = fresh(routed, steps)
-        elastic.reset()
-        output_of(routed.transformer, steps[0])
-        # every block runs at step 1, so that the broken one is reached
-        elastic.config.max_reuse = 0
-        broken = elastic.sites[block].block.get_submodule(elastic.sites[block].mlps[0].down)
+        expected = fresh(routed, steps), fresh(routed, steps[2:])
+        broken = elastic.sites[block]
+        layer = broken.block.get_submodule(broken.mlps[0].down)
 
         def explode(*_: object) -> None:
             raise RuntimeError("out of memory")
 
-        elastic.force(Plan(np.ones((STEPS, routed.blocks)), width=np.full((STEPS, routed.blocks), 0.5)))
-        output_of(routed.transformer, steps[0])
-        handle = broken.register_forward_pre_hook(explode)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            output_of(routed.transformer, steps[1])
-        handle.remove()
-        assert elastic.cache_bytes == 0
-        always_reuse(routed)
-        assert_same(run(routed.transformer, steps), expected)
+        for start in (0, 2):
+            always_reuse(routed)
+            reuse = np.ones((STEPS, routed.blocks))
+            reuse[:, broken.index] = 0
+            elastic.force(Plan(np.ones_like(reuse), reuse, np.where(reuse, 1.0, 0.5)))
+            output_of(routed.transformer, steps[0])
+            assert elastic.cache_bytes > 0
+            handle = layer.register_forward_pre_hook(explode)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                output_of(routed.transformer, steps[1])
+            handle.remove()
+            assert elastic.cache_bytes == 0
+            elastic._engine.plan = Plan(np.ones_like(reuse), np.ones_like(reuse))  # `force` would reset
+            assert_same(run(routed.transformer, steps[start:]), expected[start // 2])
 
 
 def test_one_step_runs_do_not_pile_up(routed: TinyElastic) -> None:

@@ -98,6 +98,8 @@ class RouterStack(nn.Module):
         super().__init__()
         self.condition = TimestepCondition(config, temb_dim)
         self.routers = nn.ModuleList(Router(config, dim, self.condition.dim) for _ in range(blocks))
+        self.ratios: Tensor
+        self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:

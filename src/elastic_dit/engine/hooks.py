@@ -103,6 +103,10 @@ class Engine:
             for site in self.sites:
                 site.attach_mlps()
 
+    def end(self) -> None:
+        """A forward of the transformer is over: blocks called by hand now are dense."""
+        self._branch = self._condition = None
+
     def block(self, site: Site, call: BlockCall) -> Any:
         """One block: Algorithm 1, or its differentiable form in training."""
         if self._branch is None:  # called by hand, outside a forward of the transformer
@@ -121,9 +125,8 @@ class Engine:
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)
         else:
-            ratios = torch.tensor(config.width_ratios, device=call.image.device)
             delta = config.delta if step >= config.reuse_from_step else -1.0
-            decision = decide(self._route(site, call), config.tau, delta, ratios)
+            decision = decide(self._route(site, call), config.tau, delta, self.stack.ratios)
         bank = self._branch.banks.setdefault(site.index, FeatureBank(config.max_reuse, config.max_age))
         out, taken = run_block(call.x, call.run, decision, bank, step)
         self._record(site, call, taken, cost)
@@ -146,7 +149,8 @@ class Engine:
             text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
             if text_mask is not None:
                 mask = torch.cat([text_mask.bool(), text_mask.new_ones(call.image.shape[:2]).bool()], dim=1)
-        output: RouterOutput = self.stack.routers[site.index](tokens, self._condition, mask)
+        condition = self._condition[: call.batch]  # some models append rows for a second, clean timestep
+        output: RouterOutput = self.stack.routers[site.index](tokens, condition, mask)
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
@@ -165,9 +169,7 @@ class Engine:
 
     def _cost(self, site: Site, call: BlockCall) -> BlockCost:
         """FLOPs of a block for one sample at this shape, measured once on fake tensors."""
-        parameters = tuple(tuple(p.shape) for p in site.block.parameters())
-        shapes = tuple(None if s is None else tuple(s.shape[1:]) for s in call.x)
-        key = (parameters, shapes)
+        key = (site.signature, tuple(None if s is None else s.shape[1:] for s in call.x))
         if key not in self._costs:
             with fake_mode() as mode, attention_backend("native"):
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
@@ -178,8 +180,6 @@ class Engine:
     def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._branch is not None:
             temb: Tensor = output[0] if isinstance(output, tuple) else output
-            batch = len(temb)
-            assert batch
             self._condition = self.stack.condition(temb)
 
 
@@ -207,6 +207,7 @@ class RootHook(ModelHook):
             self.engine.reset()
             raise
         finally:
+            self.engine.end()
             self.engine.seconds += time.perf_counter() - start
 
     def reset_state(self, module: nn.Module) -> nn.Module:

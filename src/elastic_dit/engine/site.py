@@ -40,10 +40,12 @@ class Site:
         self.names = list(inspect.signature(block.forward).parameters)
         self.forward: Callable[..., Any] = block.forward
         self.always_open = False
+        self.signature: tuple[torch.Size, ...] = ()
         self._hooked: dict[str, nn.Module] = {}
 
     def attach_mlps(self) -> None:
         """Put the width hooks on the MLPs' projections; again when peft has swapped a layer since."""
+        self.signature = tuple(p.shape for p in self.block.parameters())
         for mlp in self.mlps:
             hidden = hidden_size(self.block, mlp)
             for path, hook in ((mlp.up, UpHook(self, hidden)), (mlp.down, DownHook(self, hidden))):
