@@ -93,6 +93,8 @@ class ChangedWeights:
         self.originals.clear()
         if self.lora:
             transformer.delete_adapters(LORA_NAME)
+            if not getattr(transformer, "peft_config", None):  # the emptied LoRA layers go too
+                transformer.unload_lora()
             self.lora = False
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.training.conftest import config_of
 
 import elastic_dit
 from elastic_dit.errors import CheckpointError, ConfigError, TrainingError
@@ -20,8 +21,6 @@ from elastic_dit.models import EmojiFluxPipeline
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.loop import Trainer
 from elastic_dit.training.state import latest_checkpoint
-
-from tests.training.conftest import config_of
 
 RUN = "import sys; from pathlib import Path; from elastic_dit.training.config import TrainConfig;" + (
     "from elastic_dit.training.loop import Trainer; Trainer(TrainConfig.load(Path(sys.argv[1])), quiet=True).run()"

@@ -25,11 +25,23 @@ def prepare(
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 64,
     scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes, beside the single emoji.")] = 24_000,
+    variants: Annotated[int, typer.Option(min=1, help="Training images of each emoji alone.")] = 4,
+    everyday: Annotated[
+        bool, typer.Option("--everyday", help="Train on about 190 everyday concepts only, not on all of about 960.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of every random choice.")] = 0,
 ) -> None:
     """Fetch free emoji graphics and write captioned images as WebDataset shards (train, val, test)."""
     with needs_extra("data prepare", "train"):
         from elastic_dit.training.data.prepare import prepare as write_shards
 
-        counts = write_shards(output, sources or output / "sources", size=size, scenes=scenes, seed=seed)
+        counts = write_shards(
+            output,
+            sources or output / "sources",
+            size=size,
+            scenes=scenes,
+            variants=variants,
+            everyday=everyday,
+            seed=seed,
+        )
     typer.echo(f"{output}: " + ", ".join(f"{number} {split}" for split, number in counts.items()))

@@ -27,7 +27,7 @@ from elastic_dit.engine.site import HOOK, BlockCall, Site, unhook
 from elastic_dit.engine.trace import Taken, Trace
 
 ALWAYS_OPEN_LOGIT = 20.0
-"""sigmoid(20) is 1 in float32's eyes: above every threshold and outside every band."""
+"""sigmoid(20) is 1 in float32's eyes: above every threshold, and reused only where tau + delta reaches 1."""
 
 
 class Engine:
@@ -104,8 +104,12 @@ class Engine:
                 site.attach_mlps()
 
     def end(self) -> None:
-        """A forward of the transformer is over: blocks called by hand now are dense."""
-        self._branch = self._condition = None
+        """A forward of the transformer is over: blocks called by hand now are dense.
+
+        Not in training, where the backward pass of checkpointed blocks comes later.
+        """
+        if not self.training:
+            self._branch = self._condition = None
 
     def block(self, site: Site, call: BlockCall) -> Any:
         """One block: Algorithm 1, or its differentiable form in training."""
@@ -142,9 +146,8 @@ class Engine:
     def _route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names."""
         assert self._condition is not None
-        tokens, mask = call.image, None
-        text = call.arguments.get(TEXT) if TEXT in site.declared.returns else None
-        if self.config.router_input == "joint" and text is not None:
+        tokens, mask, text = call.image, None, self._router_text(site, call)
+        if text is not None:
             tokens = torch.cat([text, tokens], dim=1)
             text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
             if text_mask is not None:
@@ -155,11 +158,18 @@ class Engine:
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
 
+    def _router_text(self, site: Site, call: BlockCall) -> Tensor | None:
+        """The text tokens a router reads beside the image's."""
+        joint = self.config.router_input == "joint" and TEXT in site.declared.returns
+        return call.arguments.get(TEXT) if joint else None
+
     def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
         assert self._run is not None and self._branch is not None
         router = self.stack.routers[site.index]
         assert isinstance(router, Router)
-        routing = 0.0 if self.plan is not None else router_flops(router, call.image.shape[1])
+        text = self._router_text(site, call)
+        tokens = call.image.shape[1] + (0 if text is None else text.shape[1])
+        routing = 0.0 if self.plan is not None else router_flops(router, tokens)
         for row in range(call.batch):
             ran = taken.keep[row] and not taken.reuse[row]
             width = taken.width[row] if ran else 0.0
@@ -169,7 +179,7 @@ class Engine:
 
     def _cost(self, site: Site, call: BlockCall) -> BlockCost:
         """FLOPs of a block for one sample at this shape, measured once on fake tensors."""
-        key = (site.signature, tuple(None if s is None else s.shape[1:] for s in call.x))
+        key = (site.signature, tuple(None if s is None else s.shape[1:] for s in (*call.x, call.arguments.get(TEXT))))
         if key not in self._costs:
             with fake_mode() as mode, attention_backend("native"):
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)

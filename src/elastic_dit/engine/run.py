@@ -13,6 +13,9 @@ from torch import Tensor
 from elastic_dit.core.cache import FeatureBank
 from elastic_dit.engine.trace import Trace
 
+MAX_BRANCHES = 4
+"""With the prompt, without it, and two for other kinds of guidance."""
+
 
 @dataclass
 class Branch:
@@ -52,8 +55,9 @@ def enter(
 ) -> tuple[Run, Branch]:
     """The run and branch of a forward that is about to start.
 
-    A new run starts where there is none, the shape changed, the timestep went up, or this branch has
-    already run at this step (the same call again). Otherwise a lower timestep is the next step.
+    A new run starts where there is none, the shape changed, the timestep went up, this branch has
+    already run at this step (the same call again) or had other conditioning before, or there would be
+    more branches than guidance needs (a one-step model's runs). Otherwise a lower timestep is the next step.
     A branch is known by the pipeline's cache context or, where it sets none, by its conditioning: a
     count of calls would take the first call after an interrupted run for a second branch of it.
 
@@ -69,7 +73,11 @@ def enter(
     elif timestep < run.timestep:
         run.step, run.timestep = run.step + 1, timestep
     branch = _find(run, text, context)
-    if branch is not None and branch.last_step == run.step:
+    if branch is None:
+        over = len(run.branches) == MAX_BRANCHES
+    else:
+        over = branch.last_step == run.step or (context is not None and not _same(branch.text, text))
+    if over:
         run, branch = Run(shape, timestep), None
     if branch is None:
         branch = Branch(context if context is not None else len(run.branches), text, run.step)

@@ -36,7 +36,9 @@ class Site:
         self.ratios = config.width_ratios
         self.quality_reaches_width = config.width_gradient == "straight_through"
         self.width = Width()
-        self.mlps = [mlp for mlp in declared.mlps if mlp.stream in config.width_streams]
+        # SD3's last block has no text MLP
+        there = [mlp for mlp in declared.mlps if getattr(block, mlp.up.partition(".")[0]) is not None]
+        self.mlps = [mlp for mlp in there if mlp.stream in config.width_streams]
         self.names = list(inspect.signature(block.forward).parameters)
         self.forward: Callable[..., Any] = block.forward
         self.always_open = False
