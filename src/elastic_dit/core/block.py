@@ -37,7 +37,8 @@ def decide(output: RouterOutput, tau: float, delta: float, ratios: Tensor) -> De
     p = keep_probability(output.gate_logit)
     width = selected_width(width_probabilities(output.width_logits), ratios)
     packed = torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p])  # (4, B)
-    keeps, reuses, widths, probs = cast(list[list[float]], packed.tolist())
+    values = cast(list[list[float]], packed.tolist())  # pyright: ignore[reportUnknownMemberType]
+    keeps, reuses, widths, probs = values
     return Decision([bool(k) for k in keeps], [bool(r) for r in reuses], widths, probs)
 
 

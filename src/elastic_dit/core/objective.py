@@ -132,7 +132,8 @@ def routing_logs(routing: Routing, config: ElasticConfig, ratios: Tensor) -> dic
     names = ("keep/mean_prob", "keep/open_rate", "keep/borderline", "width/mean", "flops/share", "flops/std")
     mean_width = (opened * width).sum() / opened.sum().clamp(min=1)
     values = torch.stack([p.mean(), opened.mean(), border.mean(), mean_width, share.mean(), share.std(correction=0)])
-    return dict(zip(names, cast(list[float], values.tolist()), strict=True))
+    numbers = cast(list[float], values.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return dict(zip(names, numbers, strict=True))
 
 
 def _ramped(target: float, ramp: float) -> float:

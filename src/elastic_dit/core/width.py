@@ -59,7 +59,7 @@ def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> 
     A gated projection (GEGLU, SwiGLU) has its F value rows before its F gate rows; both shrink together,
     and the output is (B, T, 2 keep).
     """
-    bias: Tensor | None = linear.bias
+    bias: Tensor | None = getattr(linear, "bias")  # noqa: B009  torch types it as always there
     outputs = [
         F.linear(x, linear.weight[start : start + keep], None if bias is None else bias[start : start + keep])
         for start in range(0, linear.out_features, hidden)
