@@ -58,6 +58,9 @@ def test_bad_usage_is_one_line(run: Run, arguments: tuple[str, ...], words: tupl
 def test_ctrl_c_exits_130_and_says_nothing(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import elastic_dit.bench.compare
+    import elastic_dit.report.plots  # noqa: F401  an interrupt inside an import is another error
+
     threading.Timer(1.5, lambda: signal.raise_signal(signal.SIGINT)).start()
     options = ["--model", str(pair[0]), "--adapter", str(pair[1]), "--output", str(tmp_path), "--steps", "100000"]
     assert main(["demo", *options]) == 130
