@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,report,dev
 
-.PHONY: demo test check install
+.PHONY: demo test check figures install
 
 demo: install
 	$(BIN)/elastic-dit demo --output demo
@@ -17,6 +17,10 @@ check: install
 	$(BIN)/ruff check src tests
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+# The figure and the record that the README quotes.
+figures: install
+	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json --repeats 3
 
 install: $(VENV)/installed
 
