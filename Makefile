@@ -20,7 +20,7 @@ check: install
 
 # The figure and the record that the README quotes.
 figures: install
-	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json --repeats 3
+	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json
 
 install: $(VENV)/installed
 
