@@ -61,6 +61,7 @@ def test_ctrl_c_exits_130_and_says_nothing(
     import elastic_dit.bench.compare
     import elastic_dit.report.plots  # noqa: F401  an interrupt inside an import is another error
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     threading.Timer(1.5, lambda: signal.raise_signal(signal.SIGINT)).start()
     options = ["--model", str(pair[0]), "--adapter", str(pair[1]), "--output", str(tmp_path), "--steps", "100000"]
     assert main(["demo", *options]) == 130
