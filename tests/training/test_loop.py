@@ -141,7 +141,7 @@ def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
     )
     config = written(elastic_values | {"elastic": {"init": "random", "router_hidden_size": 8}}, tmp_path)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [*launch, str(script), str(config), str(tmp_path)], env=environment, capture_output=True, text=True
     )

@@ -42,6 +42,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else the ranks of torchrun on CPUs would not meet
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False),

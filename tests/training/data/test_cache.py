@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ class LetterFamily(Family):
     pipeline_classes = ()
 
     def __init__(self, fail_after: int | None = None) -> None:
-        super().__init__(pipeline=None)
+        super().__init__(SimpleNamespace(components={}))
         self.encoded: list[str] = []
         self.fail_after = fail_after
 

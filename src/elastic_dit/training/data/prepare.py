@@ -27,7 +27,7 @@ from elastic_dit.training.data.sprites import (
     split_of,
 )
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same settings give other samples than before."""
 SHARD = 2000
 """Samples in a shard."""
@@ -67,7 +67,8 @@ def prepare(
         size: side of the images in px. Two of the three styles are drawn at 64 px: more is blurred.
         scenes: composed training scenes.
         variants: training images of each sprite alone.
-        everyday: train on the concepts of `EVERYDAY` only, which a small model learns well in little time.
+        everyday: only the concepts of `EVERYDAY`, which a small model learns in little time. None is
+            held out: val and test show them in other scenes, test in pairings that training never shows.
         seed: of the split and of every random choice.
 
     Returns:
@@ -79,9 +80,10 @@ def prepare(
     sprites = _load_sources(sources, max_side=max(128, size))
     concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
     for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
-        split = split_of(concept, seed)
-        if split != "train" or not everyday or concept.names[0] in EVERYDAY:
-            concepts[split].append(concept)
+        if not everyday:
+            concepts[split_of(concept, seed)].append(concept)
+        elif concept.label in EVERYDAY:
+            concepts["train"].append(concept)
     jobs: dict[Split, list[Job]] = {
         split: _list_jobs(split, concepts, sprites, scenes, variants, seed) for split in SPLITS
     }
@@ -123,7 +125,7 @@ def _list_jobs(
         composed = [(known, half)] + ([(alone, half)] if concepts[split] else [])
     jobs = [
         Job(alone, sprites[concept.code, style], plain=variant == 0)
-        for concept in concepts[split]
+        for concept in concepts[split] or concepts["train"]
         for style in styles
         for variant in range(variants if split == "train" else HELD_OUT_VARIANTS)
     ]

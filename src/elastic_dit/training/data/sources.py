@@ -49,8 +49,9 @@ def _read_shards(folder: Path) -> Iterator[Pair]:
     shards = sorted(str(shard) for shard in folder.glob("*.tar"))
     if not shards:
         raise DataError(f"no *.tar shards in {folder}; `elastic-dit data prepare` writes them")
+    # no node splitter: one process encodes all shards, and the ranks share the encoded samples
     pipeline: Any = webdataset.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
-        shards, shardshuffle=False, empty_check=False
+        shards, shardshuffle=False, empty_check=False, nodesplitter=None
     ).decode("pil")
     for sample in pipeline:
         image = next((value for value in sample.values() if isinstance(value, Image.Image)), None)
