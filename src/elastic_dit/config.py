@@ -56,6 +56,13 @@ class ElasticConfig(BaseModel):
     reuse_from_step: int = Field(default=0, ge=0)
     """First step that may reuse."""
 
+    store_margin: float | None = Field(default=None, ge=0, le=1)
+    """Residuals are stored up to so far above the band; None stores every one, as Algorithm 1 does."""
+    cache_limit: int | None = Field(default=None, ge=0)
+    """Bytes that stored residuals may take together; a block whose residual does not fit runs again."""
+    cache_device: Literal["cpu"] | None = None
+    """Where stored residuals wait; None leaves them where they were computed."""
+
     # Budget (Eq. 9, 14, 15)
     budget: Literal["compute", "blocks", "paper"] = "compute"
     """What is held to target: the share of FLOPs, hard gates and widths apart, or the paper's soft means."""

@@ -1,5 +1,6 @@
 """The verbs: make a transformer elastic, load and save what makes it so, put it back as it was."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,46 @@ class ElasticModel:
         """The blocks with their declarations, in running order."""
         return self._engine.sites
 
-    def force(self, plan: Plan | None) -> None:
+    def force(self, plan: Plan | None, *, routed: bool = False) -> None:
         """Run a fixed plan in place of the routers; None releases.
+
+        Args:
+            plan: the decisions.
+            routed: let the routers decide all the same and throw it away, to measure what that costs.
 
         Raises:
             PlanError: the plan is for another number of blocks.
         """
         if plan is not None and plan.blocks != len(self.routers):
             raise PlanError(f"the plan has {plan.blocks} blocks; the transformer has {len(self.routers)}")
-        self._engine.plan = plan
+        self._engine.plan, self._engine.routed_plan = plan, routed
         self.reset()
+
+    def freeze(self, traces: Sequence[Trace] | None = None) -> Plan:
+        """Run one fixed route table from now on: no routers, no waiting for their decisions.
+
+        Args:
+            traces: of the calibration runs it is averaged over (`Plan.average`); default: the last run.
+
+        Returns:
+            The plan, which `force` sets again and `force(None)` releases.
+
+        Raises:
+            PlanError: no run to average, or runs of different lengths.
+        """
+        plan = Plan.average([self.trace] if traces is None else traces, self.config.width_ratios)
+        self.force(plan)
+        return plan
+
+    def compile(self, **options: Any) -> None:
+        """Compile each block inside its hook: one graph per block class and width, the decisions outside.
+
+        In place of the transformer's `compile_repeated_blocks`, which would break its graphs at every decision.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        self._engine.compile(options)
 
     # What ran
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_dit.core.block import Decision, Rows, decide, run_block, train_block
+from elastic_dit.core.block import Decision, Rows, pack, run_block, train_block, unpack
 from elastic_dit.core.cache import FeatureBank, Streams
 from elastic_dit.core.router import RouterOutput
 
@@ -25,7 +25,9 @@ class Toy:
 
 
 def decision(keep: list[int], reuse: list[int], width: list[float]) -> Decision:
-    return Decision([bool(k) for k in keep], [bool(r) for r in reuse], width, [float(k) for k in keep])
+    return Decision(
+        [bool(k) for k in keep], [bool(r) for r in reuse], width, [float(k) for k in keep], [True] * len(keep)
+    )
 
 
 def test_rows_are_grouped_by_width_and_put_back() -> None:
@@ -100,13 +102,31 @@ def test_a_missing_text_output_leaves_the_text() -> None:
     assert torch.equal(out[1], x[1])
 
 
-def test_decide() -> None:
+def test_a_residual_that_is_not_stored_takes_an_older_one_with_it() -> None:
+    bank, x, run = FeatureBank(max_reuse=9), (torch.randn(2, 2, 3), None), decision([1, 1], [0, 0], [1.0, 1.0])
+    run_block(x, Toy(), run, bank, step=0)
+    run_block(x, Toy(), run._replace(store=[True, False]), bank, step=1)
+    assert [bank.can_reuse(row, 2) for row in (0, 1)] == [True, False]
+
+
+def test_all_rows_reused_at_once() -> None:
+    bank, x, block = FeatureBank(max_reuse=9), (torch.randn(2, 2, 3), torch.randn(2, 1, 3)), Toy()
+    first, _ = run_block(x, block, decision([1, 1], [0, 0], [0.5, 0.5]), bank, step=0)
+    again, taken = run_block(x, block, decision([1, 1], [1, 1], [0.5, 0.5]), bank, step=1)
+    assert taken.reuse == [True, True]
+    assert len(block.calls) == 1
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_pack_and_unpack() -> None:
     p = torch.tensor([0.2, 0.5, 0.55, 0.9])
     output = RouterOutput(torch.logit(p.double()).float(), torch.eye(4)[[0, 3, 1, 2]])
-    result = decide(output, tau=0.4, delta=0.2, ratios=RATIOS)
+    result = unpack(pack(output, tau=0.4, delta=0.2, near=0.55, ratios=RATIOS))
     assert result.keep == [False, True, True, True]
     assert result.reuse == [False, True, True, False]
     assert result.width == [0.25, 1.0, 0.5, 0.75]
+    assert result.store == [False, True, True, True]
     assert result.keep_prob == pytest.approx(p.tolist())
 
 

@@ -1,11 +1,14 @@
 """Plans: what they accept and what they refuse."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from elastic_dit import Plan
+from elastic_dit import Plan, elasticize
 from elastic_dit.errors import PlanError
-from tiny import TinyElastic, output_of, run
+from tiny import Tiny, TinyElastic, output_of, run
 
 
 def test_a_plan_for_one_image_holds_for_each() -> None:
@@ -49,6 +52,62 @@ def test_a_plan_of_another_model_or_length(routed_flux: TinyElastic) -> None:
     routed_flux.elastic.force(Plan(np.ones((1, blocks))))
     with pytest.raises(PlanError, match="has 1 steps, but the run asks for step 2"):
         run(routed_flux.transformer, routed_flux.steps(1, 2))
+
+
+def test_a_residual_is_stored_only_where_the_plan_reuses_it() -> None:
+    """Three blocks: one reuses at once, one after a skip, one never again before it runs anew."""
+    keep = [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+    reuse = [[0, 0, 0], [1, 0, 0], [0, 1, 1]]
+    plan = Plan(keep, reuse)
+    stored = [[plan.decision(step, block, batch=1).store[0] for block in range(3)] for step in range(3)]
+    assert stored == [[True, True, False], [False, True, True], [False, False, False]]
+
+
+class TestAverage:
+    def test_of_one_sample_is_its_route(self, routed_flux: TinyElastic) -> None:
+        outputs = run(routed_flux.transformer, routed_flux.steps(1, 4))
+        trace = routed_flux.elastic.trace
+        plan = routed_flux.elastic.freeze()
+        assert np.array_equal(plan.keep, trace.array("keep")[..., 0])
+        assert plan.reuse.any()
+        for frozen, adaptive in zip(run(routed_flux.transformer, routed_flux.steps(1, 4)), outputs, strict=True):
+            torch.testing.assert_close(frozen, adaptive)
+        assert routed_flux.elastic.trace.reuse_rate == trace.reuse_rate
+
+    def test_spends_what_the_runs_spent(self, routed_flux: TinyElastic) -> None:
+        traces = []
+        for seed in range(3):
+            run(routed_flux.transformer, routed_flux.steps(6, 4, seed))
+            traces.append(routed_flux.elastic.trace)
+        plan = Plan.average(traces, (0.25, 0.5, 0.75, 1.0))
+        opened = np.mean([trace.array("keep").mean() for trace in traces])
+        reused = np.mean([trace.array("reuse").mean() for trace in traces])
+        assert plan.keep.mean() == pytest.approx(opened, abs=1 / plan.keep.size)
+        assert plan.reuse.mean() == pytest.approx(reused, abs=1 / plan.keep.size)
+        assert not (plan.reuse & ~plan.keep).any()
+
+    def test_runs_of_different_lengths(self, routed_flux: TinyElastic) -> None:
+        traces = []
+        for steps in (2, 3):
+            run(routed_flux.transformer, routed_flux.steps(1, steps))
+            traces.append(routed_flux.elastic.trace)
+        with pytest.raises(PlanError, match=r"got lengths \[2, 3\]"):
+            routed_flux.elastic.freeze(traces)
+
+    def test_of_nothing(self, tiny_flux: Tiny) -> None:
+        with pytest.raises(PlanError, match=r"got lengths \[\]"):
+            elasticize(tiny_flux.transformer).freeze()
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    plan = Plan([[True, False]], [[True, False]], [[0.5, 1.0]])
+    plan.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    for name in ("keep", "reuse", "width"):
+        assert np.array_equal(getattr(again, name), getattr(plan, name))
+    (tmp_path / "plan.json").write_text("[]")
+    with pytest.raises(PlanError, match="holds no plan"):
+        Plan.load(tmp_path / "plan.json")
 
 
 def test_releasing_gives_the_routers_back(routed_flux: TinyElastic) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elastic_dit.cli import data, demo, generate, info, train
+from elastic_dit.cli import bench, data, demo, generate, info, train
 from elastic_dit.errors import ElasticDiTError, TrainingError
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
+app.command()(bench.bench)
 app.add_typer(data.app, name="data")
 app.command()(info.info)
 

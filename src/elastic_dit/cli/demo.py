@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastic_dit.cli.output import encode_image, print_table, write_bytes
+from elastic_dit.cli.output import ProgressBar, encode_image, print_table, write_bytes
 from elastic_dit.cli.setup import (
     Adapter,
     Device,
@@ -71,7 +71,7 @@ def demo(
     config = {"model": model or "shipped", "adapter": adapter or "shipped", "dtype": str(number).removeprefix("torch.")}
     options = {"steps": steps, "guidance": guidance, "seed": seed, "repeats": repeats, "threads": threads}
     command = _command({"model": model, "adapter": adapter, **options, "device": device, "dtype": dtype}, prompt or [])
-    with _Bar() as bar:
+    with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         bench = Bench(load_quietly(base, number, where), elastic)
         comparison = bench.compare(
@@ -125,27 +125,3 @@ def _command(options: dict[str, Any], prompts: list[str]) -> str:
     for prompt in prompts:
         parts += ["--prompt", prompt]
     return shlex.join(parts)
-
-
-class _Bar:
-    """The progress bar, on stderr."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, label: str, done: int, total: int) -> None:
-        """What runs, and how much is done; a total of 0 is not known yet."""
-        self._progress.update(self._task, description=label, completed=done, total=total or None)

@@ -57,3 +57,27 @@ def print_table(table: "Table") -> None:
     for row in table.rows:
         shown.add_row(*row)
     Console().print(shown)
+
+
+class ProgressBar:
+    """The progress bar, on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """What runs, and how much is done; a total of 0 is not known yet."""
+        self._progress.update(self._task, description=label, completed=done, total=total or None)

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from elastic_dit.core.cache import FeatureBank, Streams, add_residual, in_band, put, residual_of, take
+from elastic_dit.core.cache import FeatureBank, Streams, in_band, put, rows_of, take
 from elastic_dit.core.gating import gated_output, is_open, keep_probability, straight_through_gate
 from elastic_dit.core.router import RouterOutput
 from elastic_dit.core.width import selected_width, width_probabilities
@@ -30,16 +30,30 @@ class Decision(NamedTuple):
     """Width ratio of the MLP where the block runs."""
     keep_prob: list[float]
     """p; 1 or 0 where no router spoke."""
+    store: list[bool]
+    """Store the residual where the block runs: a later step may want it."""
 
 
-def decide(output: RouterOutput, tau: float, delta: float, ratios: Tensor) -> Decision:
-    """Eq. 10, 12 and the band of Algorithm 1, for the whole batch in one host synchronisation."""
+def pack(output: RouterOutput, tau: float, delta: float, near: float, ratios: Tensor) -> Tensor:
+    """Eq. 10, 12 and the band of Algorithm 1 as one tensor, (5, B): keep, reuse, width, p, store.
+
+    Args:
+        output: of the block's router.
+        tau: the threshold.
+        delta: width of the band above it in which residuals are reused.
+        near: width of the wider band in which they are stored.
+        ratios: the widths, (S,).
+    """
     p = keep_probability(output.gate_logit)
     width = selected_width(width_probabilities(output.width_logits), ratios)
-    packed = torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p])  # (4, B)
+    return torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p, in_band(p, tau, near)])
+
+
+def unpack(packed: Tensor) -> Decision:
+    """The decision of a whole batch, in one host synchronisation."""
     values = cast(list[list[float]], packed.tolist())  # pyright: ignore[reportUnknownMemberType]
-    keeps, reuses, widths, probs = values
-    return Decision([bool(k) for k in keeps], [bool(r) for r in reuses], widths, probs)
+    keep, reuse, width, p, store = values
+    return Decision([bool(k) for k in keep], [bool(r) for r in reuse], width, p, [bool(s) for s in store])
 
 
 def run_block(
@@ -67,23 +81,28 @@ def run_block(
         d_keep and d_reuse and bank.can_reuse(row, step)
         for row, d_keep, d_reuse in zip(batch, decision.keep, decision.reuse, strict=True)
     ]
-    out = x
-    for width in sorted(set(decision.width)):
-        group = [row for row in batch if decision.keep[row] and not reused[row] and decision.width[row] == width]
-        if not group:
-            continue
-        rows = _rows(group, x) if len(group) < len(batch) else None
+    ran = [row for row in batch if decision.keep[row] and not reused[row]]
+    groups: list[tuple[float | None, list[int]]] = [
+        (width, [row for row in ran if decision.width[row] == width])
+        for width in sorted({decision.width[r] for r in ran})
+    ]
+    if any(reused):
+        groups.append((None, [row for row in batch if reused[row]]))
+
+    whole = len(groups) == 1 and len(groups[0][1]) == len(batch)
+    out = x if whole or not groups else tuple(None if s is None else s.clone() for s in x)
+    for width, group in groups:
+        rows = None if whole else _rows(group, x)
         before = x if rows is None else take(x, rows)
-        after = block(before, rows, width)
-        out = after if rows is None else put(out, rows, after)
-        if bank.max_reuse:
-            residual = residual_of(before, after)  # Eq. 18
-            for index, row in enumerate(group):
-                bank.store(row, tuple(None if r is None else r[index : index + 1] for r in residual), step)
-    for row in batch:
-        if reused[row]:
-            rows = _rows([row], x)
-            out = put(out, rows, add_residual(take(x, rows), bank.reuse(row)))  # Eq. 19
+        if width is None:
+            after = bank.reuse(group, before)  # Eq. 19
+        else:
+            after = block(before, rows, width)
+            _store(bank, group, decision, before, after, step)
+        if rows is None:
+            out = after
+        else:
+            put(out, rows, after)
     return out, decision._replace(reuse=reused)
 
 
@@ -104,6 +123,16 @@ def train_block(x: Streams, block: Callable[[Streams, Tensor], Streams], output:
     )
 
 
+def _store(bank: FeatureBank, rows: list[int], decision: Decision, before: Streams, after: Streams, step: int) -> None:
+    """Eq. 18 for the rows whose residual may be wanted; the others' older ones are out of date."""
+    for index, row in enumerate(rows if bank.max_reuse else ()):
+        if decision.store[row]:
+            own = slice(index, index + 1)
+            bank.store(row, rows_of(before, own), rows_of(after, own), step)
+        else:
+            bank.drop(row)
+
+
 def _rows(rows: Sequence[int], x: Streams) -> Tensor:
     device = next(s.device for s in x if s is not None)
-    return torch.tensor(rows, device=device)
+    return torch.tensor(rows).to(device, non_blocking=True)  # not `device=`: that would wait for the GPU

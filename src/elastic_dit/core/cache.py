@@ -3,6 +3,7 @@
 B batch rows. A bank belongs to one block, one guidance branch and one run; its rows are samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,18 @@ def in_band(keep_prob: Tensor, tau: float, delta: float) -> Tensor:
 
 
 @dataclass
+class CacheMemory:
+    """What the banks of one run share: how much they may hold together, and where."""
+
+    limit: int | None = None
+    """Bytes; what does not fit is not stored, and its block runs again. None: no limit."""
+    device: str | None = None
+    """Where residuals wait, e.g. "cpu"; None: where they were computed."""
+    used: int = 0
+    """Bytes held now."""
+
+
+@dataclass
 class Stored:
     """One sample's residual in one block."""
 
@@ -28,6 +41,11 @@ class Stored:
     uses: int = 0
     """k: how often it was reused."""
 
+    @property
+    def nbytes(self) -> int:
+        """Its memory."""
+        return sum(t.nbytes for t in self.residual if t is not None)
+
 
 @dataclass
 class FeatureBank:
@@ -37,6 +55,8 @@ class FeatureBank:
     """K."""
     max_age: int | None = None
     """Steps after which a residual is not reused any more; None: no limit."""
+    memory: CacheMemory = field(default_factory=CacheMemory)
+    """Shared with the other banks of the run."""
     rows: dict[int, Stored] = field(default_factory=dict[int, Stored])
 
     def can_reuse(self, row: int, step: int) -> bool:
@@ -46,21 +66,33 @@ class FeatureBank:
             return False
         return self.max_age is None or step - stored.step <= self.max_age
 
-    def reuse(self, row: int) -> Streams:
-        """The stored residual of a row; counts one use (Algorithm 1 forgets to)."""
-        stored = self.rows[row]
-        stored.uses += 1
-        return stored.residual
+    def reuse(self, rows: Sequence[int], x: Streams) -> Streams:
+        """Eq. 19: x + residual for some rows' streams; counts one use each (Algorithm 1 forgets to)."""
+        for row in rows:
+            self.rows[row].uses += 1
+        parts = zip(*(self.rows[row].residual for row in rows), strict=True)
+        return tuple(
+            s if s is None or part[0] is None else s + _rows_from(part, s.device)
+            for s, part in zip(x, parts, strict=True)
+        )
 
-    def store(self, row: int, residual: Streams, step: int) -> None:
-        """Eq. 18: keep a fresh residual; its use count starts at 0."""
+    def store(self, row: int, before: Streams, after: Streams, step: int) -> None:
+        """Eq. 18: keep B(x) - x of one row's streams (1, T, D), in place of an older one; its use count starts at 0."""
+        self.drop(row)
+        size = sum(a.nbytes for b, a in zip(before, after, strict=True) if b is not None and a is not None)
+        if self.memory.limit is not None and self.memory.used + size > self.memory.limit:
+            return
+        residual = residual_of(before, after)
+        if self.memory.device is not None:
+            residual = tuple(None if r is None else _wait(r, self.memory.device) for r in residual)
         self.rows[row] = Stored(residual, step)
+        self.memory.used += size
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the stored residuals."""
-        tensors = [t for stored in self.rows.values() for t in stored.residual if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+    def drop(self, row: int) -> None:
+        """Forget a row's residual."""
+        stored = self.rows.pop(row, None)
+        if stored is not None:
+            self.memory.used -= stored.nbytes
 
 
 def residual_of(before: Streams, after: Streams) -> Streams:
@@ -68,9 +100,9 @@ def residual_of(before: Streams, after: Streams) -> Streams:
     return tuple(None if b is None or a is None else a - b for b, a in zip(before, after, strict=True))
 
 
-def add_residual(before: Streams, residual: Streams) -> Streams:
-    """Eq. 19: x + residual, stream by stream."""
-    return tuple(b if b is None or r is None else b + r for b, r in zip(before, residual, strict=True))
+def rows_of(streams: Streams, rows: slice) -> Streams:
+    """A view of consecutive rows of each stream."""
+    return tuple(None if s is None else s[rows] for s in streams)
 
 
 def take(streams: Streams, rows: Tensor) -> Streams:
@@ -78,8 +110,19 @@ def take(streams: Streams, rows: Tensor) -> Streams:
     return tuple(None if s is None else s.index_select(0, rows) for s in streams)
 
 
-def put(streams: Streams, rows: Tensor, values: Streams) -> Streams:
-    """Each stream with some rows replaced; a stream missing on either side stays as it was."""
-    return tuple(
-        s if s is None or v is None else torch.index_copy(s, 0, rows, v) for s, v in zip(streams, values, strict=True)
-    )
+def put(streams: Streams, rows: Tensor, values: Streams) -> None:
+    """Write some rows of each stream, in place; a stream missing on either side stays as it was."""
+    for stream, value in zip(streams, values, strict=True):
+        if stream is not None and value is not None:
+            stream.index_copy_(0, rows, value)
+
+
+def _rows_from(residuals: Sequence[Tensor], device: torch.device) -> Tensor:
+    here = [residual.to(device, non_blocking=True) for residual in residuals]
+    return here[0] if len(here) == 1 else torch.cat(here)
+
+
+def _wait(residual: Tensor, device: str) -> Tensor:
+    """A copy elsewhere. From a GPU it is asynchronous, and in order: a later copy back finds it complete."""
+    there = torch.empty_like(residual, device=device, pin_memory=residual.is_cuda and device == "cpu")
+    return there.copy_(residual, non_blocking=True)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.block import Decision, decide, run_block, train_block
+from elastic_dit.core.block import Decision, pack, run_block, train_block, unpack
 from elastic_dit.core.cache import FeatureBank
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
 from elastic_dit.core.gating import keep_probability
@@ -43,6 +43,7 @@ class Engine:
         self.training = False
         self.gradient_checkpointing = False
         self.plan: Plan | None = None
+        self.routed_plan = False
         self.trace = Trace()
         self.seconds = 0.0
         self.routed: list[tuple[Tensor, Tensor, BlockCost]] = []
@@ -78,6 +79,11 @@ class Engine:
         unhook(self.transformer)
         self.reset()
 
+    def compile(self, options: dict[str, Any]) -> None:
+        """Compile the blocks; the decisions stay in Python."""
+        for site in self.sites:
+            site.compile(options)
+
     def reset(self) -> None:
         """Forget the current run's residuals; its trace stays readable."""
         self._run = self._branch = self._condition = None
@@ -85,7 +91,7 @@ class Engine:
     @property
     def cache_bytes(self) -> int:
         """Memory of the stored residuals."""
-        return self._run.cache_bytes if self._run else 0
+        return self._run.memory.used if self._run else 0
 
     def begin(self, arguments: dict[str, Any], context: str | None) -> None:
         """A forward of the transformer starts."""
@@ -100,6 +106,7 @@ class Engine:
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
+            self._run.memory.limit, self._run.memory.device = self.config.cache_limit, self.config.cache_device
             for site in self.sites:
                 site.attach_mlps()
 
@@ -125,14 +132,15 @@ class Engine:
             return call.output(train_block(call.x, run, output, self.config.tau))
 
         assert self._run is not None
-        step, config = self._run.step, self.config
+        step = self._run.step
+        decision = self._decide(site, call, step) if self._routes else None
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)
-        else:
-            delta = config.delta if step >= config.reuse_from_step else -1.0
-            decision = decide(self._route(site, call), config.tau, delta, self.stack.ratios)
-        bank = self._branch.banks.setdefault(site.index, FeatureBank(config.max_reuse, config.max_age))
-        out, taken = run_block(call.x, call.run, decision, bank, step)
+        assert decision is not None
+        banks = self._branch.banks
+        if site.index not in banks:
+            banks[site.index] = FeatureBank(self.config.max_reuse, self.config.max_age, self._run.memory)
+        out, taken = run_block(call.x, call.run, decision, banks[site.index], step)
         self._record(site, call, taken, cost)
         return call.output(out)
 
@@ -142,6 +150,18 @@ class Engine:
         fixed = torch.tensor([cost.fixed for cost in costs], device=p[0].device)
         mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
         return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp)
+
+    @property
+    def _routes(self) -> bool:
+        """Whether the routers run."""
+        return self.plan is None or self.routed_plan
+
+    def _decide(self, site: Site, call: BlockCall, step: int) -> Decision:
+        """What the router wants, in one host synchronisation for the batch."""
+        config = self.config
+        delta = config.delta if step >= config.reuse_from_step else -1.0
+        near = 1.0 if config.store_margin is None else config.delta + config.store_margin
+        return unpack(pack(self._route(site, call), config.tau, delta, near, self.stack.ratios))
 
     def _route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names."""
@@ -169,7 +189,7 @@ class Engine:
         assert isinstance(router, Router)
         text = self._router_text(site, call)
         tokens = call.image.shape[1] + (0 if text is None else text.shape[1])
-        routing = 0.0 if self.plan is not None else router_flops(router, tokens)
+        routing = router_flops(router, tokens) if self._routes else 0.0
         for row in range(call.batch):
             ran = taken.keep[row] and not taken.reuse[row]
             width = taken.width[row] if ran else 0.0
@@ -181,7 +201,7 @@ class Engine:
         """FLOPs of a block for one sample at this shape, measured once on fake tensors."""
         key = (site.signature, tuple(None if s is None else s.shape[1:] for s in (*call.x, call.arguments.get(TEXT))))
         if key not in self._costs:
-            with fake_mode() as mode, attention_backend("native"):
+            with torch.compiler.set_stance("force_eager"), fake_mode() as mode, attention_backend("native"):
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
                 copy = BlockCall(site, fake)
                 self._costs[key] = measure_block(lambda ratio: copy.run(copy.x, None, ratio), call.batch)

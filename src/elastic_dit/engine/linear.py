@@ -1,34 +1,88 @@
 """Eq. 16 on the linear layers that occur in practice: plain ones, peft's LoRA layers, and any other.
 
+A layer is given a subclass of its own class, as torch's parametrizations do: keys and hooks stay as they
+are, and to torch.compile all blocks look alike but for one integer, so that they share one graph a width.
+
 peft's LoRA layers report the base weight as `.weight`, so slicing that alone would drop the LoRA in
 silence. A layer of another kind (quantised, say) runs whole: right, but no faster.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastic_dit.core.width import prefix_linear_columns, prefix_linear_rows
+from elastic_dit.core.width import prefix_linear_columns, prefix_linear_rows, straight_through_mask
 
 
-def prefix_rows(layer: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, keep: int, hidden: int) -> Tensor:
+class UpProjection:
+    """D -> F, or D -> 2F where gated: fewer output channels where the call asks for fewer."""
+
+    elastic_hidden: int
+    """F."""
+    elastic_keep: int
+    """Channels wanted, up to F."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, keep), or (B, T, 2 keep) where gated."""
+        whole: Any = super().forward  # type: ignore[misc]
+        if self.elastic_keep == self.elastic_hidden:
+            return whole(x)
+        return prefix_rows(self, whole, x, self.elastic_keep, self.elastic_hidden)
+
+
+class DownProjection:
+    """F -> D, with columns before the last F that always stay: as many channels as arrive, or masked ones."""
+
+    elastic_hidden: int
+    """F."""
+    elastic_ratios: tuple[float, ...]
+    """The widths S."""
+    elastic_probs: Tensor | None = None
+    """Training: q (B, S), which the channels are masked by (Eq. 13)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, T, n) to (B, T, D)."""
+        whole: Any = super().forward  # type: ignore[misc]
+        if self.elastic_probs is not None:
+            mask = straight_through_mask(self.elastic_probs, self.elastic_hidden, self.elastic_ratios)  # (B, F)
+            stay = h.shape[-1] - self.elastic_hidden
+            mask = F.pad(mask, (stay, 0), value=1.0) if stay else mask
+            return whole(h * mask.to(h.dtype).unsqueeze(1))
+        return whole(h) if h.shape[-1] == self.in_features else prefix_columns(self, whole, h)  # type: ignore[attr-defined]
+
+
+def make_elastic(layer: nn.Module, kind: type, **state: Any) -> None:
+    """Make a projection of a block elastic: `kind` says which, `state` is what its class declares."""
+    layer.__class__ = _elastic_class(kind, type(layer))
+    for name, value in state.items():
+        setattr(layer, name, value)
+
+
+def make_plain(layer: nn.Module) -> None:
+    """Undo `make_elastic`."""
+    for name in [name for name in layer.__dict__ if name.startswith("elastic_")]:
+        del layer.__dict__[name]
+    layer.__class__ = _own_class(layer)
+
+
+def prefix_rows(layer: Any, forward: Callable[[Tensor], Tensor], x: Tensor, keep: int, hidden: int) -> Tensor:
     """The first `keep` of `hidden` output channels of a layer (of each half, if it has two).
 
     Args:
         layer: the projection D -> F or D -> 2F.
-        forward: its own, unhooked forward.
+        forward: its own forward, at full width.
         x: (B, T, D).
         keep: channels wanted.
         hidden: F.
     """
-    if type(layer) is nn.Linear:
+    if _own_class(layer) is nn.Linear:
         return prefix_linear_rows(layer, x, keep, hidden)
     if _is_lora(layer):
-        base: Any = layer.base_layer
-        out = prefix_linear_rows(base, x, keep, hidden)
+        out = prefix_linear_rows(layer.base_layer, x, keep, hidden)
         for down, up, scale in _lora_pairs(layer):
             low = down(x.to(down.weight.dtype))
             out = out + scale * prefix_linear_rows(up, low, keep, hidden).to(out.dtype)
@@ -37,19 +91,26 @@ def prefix_rows(layer: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor
     return torch.cat([half[..., :keep] for half in halves], dim=-1)
 
 
-def prefix_columns(layer: nn.Module, forward: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+def prefix_columns(layer: Any, forward: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
     """A layer applied to the first channels of its input, which are all that `h` (B, T, n) holds."""
-    if type(layer) is nn.Linear:
+    if _own_class(layer) is nn.Linear:
         return prefix_linear_columns(layer, h)
     if _is_lora(layer):
-        base: Any = layer.base_layer
-        out = prefix_linear_columns(base, h)
+        out = prefix_linear_columns(layer.base_layer, h)
         for down, up, scale in _lora_pairs(layer):
             low = prefix_linear_columns(down, h.to(down.weight.dtype))
             out = out + scale * up(low).to(out.dtype)
         return out
-    full: int = layer.in_features  # type: ignore[assignment]
-    return forward(F.pad(h, (0, full - h.shape[-1])))
+    return forward(F.pad(h, (0, layer.in_features - h.shape[-1])))
+
+
+@cache
+def _elastic_class(kind: type, own: type) -> type:
+    return type(f"Elastic{own.__name__}", (kind, own), {"elastic_own_class": own})
+
+
+def _own_class(layer: Any) -> type:
+    return getattr(layer, "elastic_own_class", type(layer))
 
 
 def _is_lora(layer: Any) -> bool:

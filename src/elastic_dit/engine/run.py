@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from elastic_dit.core.cache import FeatureBank
+from elastic_dit.core.cache import CacheMemory, FeatureBank
 from elastic_dit.engine.trace import Trace
 
 MAX_BRANCHES = 4
@@ -43,11 +43,8 @@ class Run:
     """Index of the current step."""
     branches: list[Branch] = field(default_factory=list[Branch])
     trace: Trace = field(default_factory=Trace)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory that stored residuals take now."""
-        return sum(bank.nbytes for branch in self.branches for bank in branch.banks.values())
+    memory: CacheMemory = field(default_factory=CacheMemory)
+    """Of the stored residuals of all branches and blocks."""
 
 
 def enter(

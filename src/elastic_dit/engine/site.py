@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,19 +13,11 @@ from elastic_dit.backbones.base import IMAGE, MLP, BlockList
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Rows
 from elastic_dit.core.cache import Streams
-from elastic_dit.core.width import channels, straight_through_mask
-from elastic_dit.engine.linear import prefix_columns, prefix_rows
+from elastic_dit.core.width import channels
+from elastic_dit.engine.compiled import CompiledBlock
+from elastic_dit.engine.linear import DownProjection, UpProjection, make_elastic, make_plain
 
 HOOK = "elastic_dit"
-
-
-class Width:
-    """How wide a block's MLPs run in the call that is under way."""
-
-    ratio: float = 1.0
-    """Inference: slices (Eq. 16)."""
-    probs: Tensor | None = None
-    """Training: q (B, S), masks (Eq. 13)."""
 
 
 class Site:
@@ -35,34 +27,61 @@ class Site:
         self.index, self.declared, self.block = index, declared, block
         self.ratios = config.width_ratios
         self.quality_reaches_width = config.width_gradient == "straight_through"
-        self.width = Width()
         # SD3's last block has no text MLP
         there = [mlp for mlp in declared.mlps if getattr(block, mlp.up.partition(".")[0]) is not None]
         self.mlps = [mlp for mlp in there if mlp.stream in config.width_streams]
         self.names = list(inspect.signature(block.forward).parameters)
         self.forward: Callable[..., Any] = block.forward
+        """The block's own forward, below the hooks."""
+        self._compiled: CompiledBlock | None = None
         self.always_open = False
         self.signature: tuple[torch.Size, ...] = ()
-        self._hooked: dict[str, nn.Module] = {}
+        self._projections: dict[MLP, tuple[Any, Any]] = {}
 
     def attach_mlps(self) -> None:
-        """Put the width hooks on the MLPs' projections; again when peft has swapped a layer since."""
+        """Make the MLPs' projections elastic; again where peft has put other layers in since.
+
+        A layer that someone else has hooked (to load its weights only while it runs, say) stays whole.
+        """
         self.signature = tuple(p.shape for p in self.block.parameters())
         for mlp in self.mlps:
-            hidden = hidden_size(self.block, mlp)
-            for path, hook in ((mlp.up, UpHook(self, hidden)), (mlp.down, DownHook(self, hidden))):
-                layer = self.block.get_submodule(path)
-                if self._hooked.get(path) is not layer:
-                    if path in self._hooked:
-                        unhook(self._hooked[path])
-                    HookRegistry.check_if_exists_or_initialize(layer).register_hook(hook, HOOK)
-                    self._hooked[path] = layer
+            up, down = (self.block.get_submodule(path) for path in (mlp.up, mlp.down))
+            if self._projections.get(mlp) == (up, down):
+                continue
+            for layer in self._projections.pop(mlp, ()):
+                make_plain(layer)
+            if "forward" not in up.__dict__ and "forward" not in down.__dict__:
+                hidden = hidden_size(self.block, mlp)
+                make_elastic(up, UpProjection, elastic_hidden=hidden, elastic_keep=hidden)
+                make_elastic(down, DownProjection, elastic_hidden=hidden, elastic_ratios=self.ratios)
+                self._projections[mlp] = (up, down)
 
     def detach_mlps(self) -> None:
-        """Take the width hooks off."""
-        for layer in self._hooked.values():
-            unhook(layer)
-        self._hooked.clear()
+        """Make the projections what they were."""
+        for pair in self._projections.values():
+            for layer in pair:
+                make_plain(layer)
+        self._projections.clear()
+
+    def set_width(self, ratio: float) -> None:
+        """How wide the MLPs run in the calls that follow (Eq. 16)."""
+        for up, _ in self._projections.values():
+            up.elastic_keep = channels(ratio, up.elastic_hidden)
+
+    def set_masks(self, probs: Tensor | None) -> None:
+        """What the MLPs are masked by in the training calls that follow: q (B, S), or None."""
+        for _, down in self._projections.values():
+            down.elastic_probs = probs
+
+    def compile(self, options: dict[str, Any]) -> None:
+        """From now on the block runs compiled."""
+        self._compiled = CompiledBlock(self.forward, self.declared.returns, self.declared.batched, options)
+
+    def run(self, arguments: dict[str, Any], any_rows: bool) -> Any:
+        """The block at the width that is set; `any_rows`: calls differ in how many rows they have."""
+        if self._compiled is None:
+            return self.forward(**arguments)
+        return self._compiled(arguments, any_rows)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "BlockCall":
         """One call of the block, its arguments by name."""
@@ -80,19 +99,22 @@ class BlockCall:
 
     def run(self, x: Streams, rows: Rows, ratio: float) -> Streams:
         """Inference: the block on some rows, its MLPs at a width ratio."""
-        self.site.width.ratio = ratio
+        any_rows = self.batch > 1
+        if ratio == 1:
+            return self._forward(x, rows, any_rows)
+        self.site.set_width(ratio)
         try:
-            return self._forward(x, rows)
+            return self._forward(x, rows, any_rows)
         finally:
-            self.site.width.ratio = 1.0
+            self.site.set_width(1.0)
 
     def run_masked(self, x: Streams, probs: Tensor) -> Streams:
         """Training: the block on all rows, its MLPs masked by width probabilities (B, S)."""
-        self.site.width.probs = probs if self.site.quality_reaches_width else probs.detach()
+        self.site.set_masks(probs if self.site.quality_reaches_width else probs.detach())
         try:
-            return self._forward(x, None)
+            return self._forward(x, None, any_rows=False)
         finally:
-            self.site.width.probs = None
+            self.site.set_masks(None)
 
     def run_checkpointed(self, x: Streams, probs: Tensor) -> Streams:
         """The same, recomputed in the backward pass; the router's logits are not."""
@@ -103,47 +125,14 @@ class BlockCall:
         """Streams in the form the block returns them."""
         return streams if len(self.site.declared.returns) > 1 else next(iter(streams))
 
-    def _forward(self, x: Streams, rows: Rows) -> Streams:
+    def _forward(self, x: Streams, rows: Rows, any_rows: bool) -> Streams:
         arguments = self.arguments | dict(zip(self.site.declared.returns, x, strict=True))
         if rows is not None:
             for name in self.site.declared.batched:
                 arguments[name] = take_rows(arguments.get(name), rows, self.batch)
             arguments = {name: value for name, value in arguments.items() if name in self.arguments}
-        out = self.site.forward(**arguments)
+        out = self.site.run(arguments, any_rows)
         return out if isinstance(out, tuple) else (out,)
-
-
-class UpHook(ModelHook):
-    """D -> F at the width of the call."""
-
-    def __init__(self, site: Site, hidden: int) -> None:
-        super().__init__()
-        self.width, self.hidden = site.width, hidden
-
-    def new_forward(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Fewer output channels where the call asks for fewer."""
-        forward: Any = self.fn_ref.original_forward
-        if self.width.ratio == 1:
-            return forward(x)
-        return prefix_rows(module, forward, x, channels(self.width.ratio, self.hidden), self.hidden)
-
-
-class DownHook(ModelHook):
-    """F -> D on as many channels as arrive, or on masked ones."""
-
-    def __init__(self, site: Site, hidden: int) -> None:
-        super().__init__()
-        self.width, self.hidden, self.ratios = site.width, hidden, site.ratios
-
-    def new_forward(self, module: nn.Module, h: Tensor) -> Tensor:
-        """h (B, T, n), n up to F plus the columns that always stay."""
-        forward: Any = self.fn_ref.original_forward
-        if self.width.probs is not None:
-            mask = straight_through_mask(self.width.probs, self.hidden, self.ratios).to(h.dtype)  # (B, F)
-            stay = h.shape[-1] - self.hidden
-            mask = torch.nn.functional.pad(mask, (stay, 0), value=1.0) if stay else mask
-            return forward(h * mask.unsqueeze(1))
-        return forward(h) if self.width.ratio == 1 else prefix_columns(module, forward, h)
 
 
 def hidden_size(block: nn.Module, mlp: MLP) -> int:

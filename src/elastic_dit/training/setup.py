@@ -100,14 +100,11 @@ class Trainee:
         return groups
 
     def compile(self) -> None:
-        """Compile the blocks, one graph a class.
-
-        Raises:
-            ConfigError: the model is elastic; its width hooks would give every block a graph of its own.
-        """
-        if self.elastic is not None:
-            raise ConfigError("compile: true is for dense training; leave it out of an elastic run")
-        self.transformer.compile_repeated_blocks(fullgraph=True)
+        """Compile the blocks, one graph a class."""
+        if self.elastic is None:
+            self.transformer.compile_repeated_blocks(fullgraph=True)
+        else:
+            self.elastic.compile(fullgraph=True)
 
     def distillation(self, predicted: Tensor, inputs: dict[str, Any], values: dict[str, float]) -> Tensor | float:
         """Weighted squared error to the dense model's velocity; 0 where the weight is."""

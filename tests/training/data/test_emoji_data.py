@@ -266,6 +266,24 @@ def test_prepare_writes_shards_that_hold_what_they_say(tmp_path: Path) -> None:
     assert set(about["concepts"]["val"]) <= shown["val"] - shown["test"]
 
 
+def test_everyday_concepts_alone_and_none_held_out(tmp_path: Path) -> None:
+    counts = prepare(tmp_path, FIXTURE, size=32, scenes=8, variants=1, everyday=True)
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    known = {"banana", "red apple", "balloon", "cat", "dog", "red heart"}  # without racing car and school
+    assert {split: set(found.values()) for split, found in about["concepts"].items()} == {
+        "train": known,
+        "val": set(),
+        "test": set(),
+    }
+    assert counts == {"train": 6 * 3 + 8, "val": 6 * 3 * 2 + 4, "test": 6 * 3 * 2 + 4}
+    novelty = {split: set() for split in counts}
+    for split in counts:
+        for name, data in read_shards(tmp_path / split).items():
+            if name.endswith(".json"):
+                novelty[split].add(json.loads(data)["novelty"])
+    assert novelty == {"train": {"seen"}, "val": {"seen"}, "test": {"seen", "composition"}}
+
+
 def test_prepare_resumes_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "SHARD", 30)
     prepare(tmp_path / "whole", FIXTURE, size=32, scenes=20)

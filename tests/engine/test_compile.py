@@ -1,0 +1,94 @@
+"""Compiled blocks: the same result, one graph per block class and width, none after warm-up."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from elastic_dit import Plan
+from tiny import Tiny, TinyElastic, output_of
+
+RATIOS = (0.25, 0.5, 0.75, 1.0)
+STEPS = 3
+
+
+class Counting:
+    """A torch.compile backend that counts graphs and runs them eagerly."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture
+def fresh(tiny: Tiny) -> TinyElastic:
+    torch._dynamo.reset()
+    return TinyElastic(tiny)
+
+
+def run(tiny: TinyElastic, plan: Plan | None, batch: int) -> list[Tensor]:
+    tiny.elastic.force(plan)
+    with torch.no_grad():
+        return [output_of(tiny.transformer, inputs) for inputs in tiny.steps(batch, STEPS)]
+
+
+def mixed_plan(blocks: int, batch: int, seed: int) -> Plan:
+    random = np.random.default_rng(seed)
+    shape = (STEPS, blocks, batch)
+    return Plan(random.random(shape) < 0.8, random.random(shape) < 0.3, random.choice(RATIOS, size=shape))
+
+
+def kinds_of_blocks(tiny: TinyElastic) -> int:
+    """Blocks of one class may still differ in what they hold: SD3's last has no text MLP."""
+    return len({(type(site.block), site.signature) for site in tiny.elastic.sites})
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_a_graph_per_block_class_and_width_and_none_after_warm_up(fresh: TinyElastic, batch: int) -> None:
+    plans = [mixed_plan(fresh.blocks, batch, seed) for seed in range(3)]
+    eager = [run(fresh, plan, batch) for plan in plans]
+    backend = Counting()
+    fresh.elastic.compile(backend=backend, fullgraph=True)
+    for ratio in RATIOS:
+        shape = (STEPS, fresh.blocks)
+        run(fresh, Plan(np.ones(shape), width=np.full(shape, ratio)), batch)
+    warm = backend.graphs
+    assert 0 < warm <= kinds_of_blocks(fresh) * len(RATIOS)
+    compiled = [run(fresh, plan, batch) for plan in plans]
+    assert backend.graphs == warm
+    for mine, theirs in zip(compiled, eager, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lone_row_does_not_get_a_graph_of_its_own(fresh: TinyElastic) -> None:
+    """Also not where it comes first."""
+    backend = Counting()
+    fresh.elastic.compile(backend=backend, fullgraph=True)
+    for rows in (1, 4, 2, 3):
+        keep = np.zeros((STEPS, fresh.blocks, 4))
+        keep[..., :rows] = 1
+        run(fresh, Plan(keep), 4)
+    assert backend.graphs == kinds_of_blocks(fresh)
+
+
+def test_routers_decide_the_same_when_compiled(fresh: TinyElastic) -> None:
+    eager = run(fresh, None, 4)
+    decisions = fresh.elastic.trace.array("keep")
+    fresh.elastic.compile(backend="eager")
+    for a, b in zip(run(fresh, None, 4), eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(fresh.elastic.trace.array("keep"), decisions)
+    assert 0 < decisions.mean() < 1
+
+
+def test_flops_are_still_counted(fresh: TinyElastic) -> None:
+    fresh.elastic.compile(backend="eager")
+    run(fresh, Plan(np.ones((STEPS, fresh.blocks))), 2)
+    assert fresh.elastic.trace.flops_share == 1
