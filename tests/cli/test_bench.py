@@ -21,7 +21,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setitem(sizes.SIZES, "tiny", tiny)
     record, table = tmp_path / "bench.json", tmp_path / "bench.md"
     assert main(["bench", "--size", "tiny", "--repeats", "2", "--json", str(record), "--markdown", str(table)]) == 0
-    assert "FLOPs predict" in capsys.readouterr().out
+    assert "skip + width + cache" in capsys.readouterr().out
     written = RunRecord.read(record)
     assert written.command.startswith("elastic-dit bench --size tiny --batch 1 --steps 3 --repeats 2")
     assert len(written.results["rows"]) == 5

@@ -41,9 +41,9 @@ def sample_plan(steps: int, blocks: int, batch: int, rates: Rates, seed: int = 0
     # a residual must have been computed before, at a step where the block was open
     stored = np.cumsum(keep, axis=0) - keep > 0
     reuse = _choose(random, keep & stored & ~_first_open(keep), round(rates.reuse_rate * int(keep.sum())))
-    width = random.permutation(
-        np.resize(np.repeat(RATIOS, np.rint(np.array(rates.widths) * 1000).astype(int)), keep.size)
-    )
+    quantiles = (np.arange(keep.size) + 0.5) / keep.size
+    width = np.take(RATIOS, np.searchsorted(np.cumsum(rates.widths), quantiles).clip(max=len(RATIOS) - 1))
+    width = random.permutation(width)
     return Plan(keep, reuse, width.reshape(shape))
 
 

@@ -77,7 +77,7 @@ def _drawer(transformer: Any) -> Callable[..., Tensor]:
 
 SIZES = {
     "flux-cpu": Size(
-        "FLUX's proportions at 157 M parameters, 256 image and 32 text tokens: for two CPU cores",
+        "FLUX's proportions at 160 M parameters, 256 image and 32 text tokens: for two CPU cores",
         steps=8,
         branches=1,
         build=_flux(

@@ -23,7 +23,7 @@ def bench(
     device: Device = None,
     dtype: Dtype = None,
     json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
 ) -> None:
     """Measure what skipping, width and cache save per step, beside what their FLOPs predict.
 
@@ -35,8 +35,7 @@ def bench(
 
         from elastic_dit.bench.latency import LatencyBench
         from elastic_dit.bench.sizes import size as size_of
-        from elastic_dit.report.latency import markdown as as_markdown
-        from elastic_dit.report.latency import variants_table
+        from elastic_dit.report import latency as report
 
     chosen = size_of(size)
     where = pick_device(device)
@@ -56,9 +55,9 @@ def bench(
             config={"size": size, "compiled": compile},
             progress=bar.show,
         )
-    table = variants_table(measured)
-    print_table(table)
+    print_table(report.speed_table(measured))
+    print_table(report.routes_table(measured))
     if json is not None:
         measured.write(json)
     if markdown is not None:
-        write_bytes(markdown, as_markdown(table, measured).encode())
+        write_bytes(markdown, report.markdown(measured).encode())
