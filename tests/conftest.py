@@ -11,6 +11,11 @@ from tiny import Tiny, TinyElastic
 _built: dict[str, TinyElastic] = {}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(autouse=True)
 def _same_noise() -> None:
     torch.manual_seed(0)
