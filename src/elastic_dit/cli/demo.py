@@ -26,8 +26,8 @@ PROMPTS = (
     "a red heart",
     "a dog face",
     "a red apple on a white background",
-    "a tree left of a house",
-    "three yellow stars on a blue background",
+    "a happy face",
+    "two bananas",
     "a frog above a mushroom on a green checkered background, glossy 3d render",
 )
 """From plain to crowded."""
