@@ -58,9 +58,13 @@ def test_same_routes_and_outputs(routed: TinyElastic, tmp_path: Path) -> None:
     another = copy.deepcopy(routed.dense)
     loaded = load(another, tmp_path / "adapter")
     assert loaded.config == routed.elastic.config
+    # to rounding: where a tensor lies in memory may choose another kernel
     for mine, again in zip(outputs, run(another, steps), strict=True):
-        assert torch.equal(mine, again)
-    assert dict(loaded.trace) == dict(routed.elastic.trace)
+        torch.testing.assert_close(mine, again, rtol=1e-5, atol=1e-6)
+    assert list(loaded.trace) == list(routed.elastic.trace)
+    for key, taken in loaded.trace.items():
+        assert taken.keep_prob == pytest.approx(routed.elastic.trace[key].keep_prob, abs=1e-5)
+        assert taken[1:] == routed.elastic.trace[key][1:]
 
 
 class TestTrainedBackbone:

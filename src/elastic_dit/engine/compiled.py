@@ -1,5 +1,6 @@
 """torch.compile inside the hooks: one graph per block class and width, however many rows run."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch.utils._pytree import tree_map_only
 
 RECOMPILE_LIMIT = 64
 """Graphs of one block class: widths, times the shapes a session sees. Torch's 8 is less."""
+
+ONE_SYMBOL = "shape_id" in inspect.signature(torch._dynamo.decorators.mark_unbacked).parameters
+"""Whether this torch can be told that several tensors have the same unknown number of rows."""
 
 
 class CompiledBlock:
@@ -39,18 +43,21 @@ class CompiledBlock:
         # A stream comes as a view from one block and whole from another: one layout, one graph.
         arguments |= {name: _plain(arguments[name]) for name in self.streams if arguments.get(name) is not None}
         if any_rows:
+            rows = len(arguments[self.streams[0]])
             for name in self.names:
-                tree_map_only(Tensor, _mark_rows, arguments.get(name))
+                tree_map_only(Tensor, lambda value: _mark_rows(value, rows), arguments.get(name))
         return self.compiled(**arguments)
 
 
 def _plain(stream: Tensor) -> Tensor:
-    """In the usual layout; also the stride of a single row, which `contiguous` leaves as it was."""
-    return stream.contiguous().flatten().view(stream.shape)
+    return stream.clone(memory_format=torch.contiguous_format) if stream._is_view() else stream.contiguous()
 
 
-def _mark_rows(rows: Tensor) -> Tensor:
+def _mark_rows(value: Tensor, rows: int) -> Tensor:
     """Any number of rows: "unbacked", since what torch calls dynamic makes one row a case of its own."""
-    if rows.ndim:
-        torch._dynamo.decorators.mark_unbacked(rows, 0)
-    return rows
+    if value.ndim and len(value) == rows:
+        if ONE_SYMBOL:
+            torch._dynamo.decorators.mark_unbacked(value, 0, shape_id="rows")
+        else:
+            torch._dynamo.maybe_mark_dynamic(value, 0)
+    return value
