@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,report,dev
 
-.PHONY: demo test check figures install
+.PHONY: demo test check figures bench install
 
 demo: install
 	$(BIN)/elastic-dit demo --output demo
@@ -21,6 +21,10 @@ check: install
 # The figure and the record that the README quotes.
 figures: install
 	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json
+
+# The table of docs/performance.md.
+bench: install
+	$(BIN)/elastic-dit bench --json docs/bench/flux-cpu.json --markdown docs/bench/flux-cpu.md
 
 install: $(VENV)/installed
 
