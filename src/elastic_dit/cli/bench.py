@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
-from elastic_dit.cli.setup import Device, Dtype, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import Device, Dtype, needs_extra, pick_device, pick_dtype, quiet_libraries
 
 
 def bench(
@@ -45,6 +45,7 @@ def bench(
     options = {"size": size, "batch": batch, "steps": steps or chosen.steps, "repeats": repeats, "seed": seed}
     options |= {"threads": threads, "device": device, "dtype": dtype}
     parts = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    quiet_libraries()
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         measured = LatencyBench(chosen, batch, where, number, compiled=compile).measure(
