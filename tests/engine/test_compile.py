@@ -98,6 +98,14 @@ def test_routers_decide_the_same_when_compiled(fresh_flux: TinyElastic) -> None:
     assert 0 < decisions.mean() < 1
 
 
+def test_the_users_own_compile_keeps_working(fresh_flux: TinyElastic) -> None:
+    """Graphs break at the decisions; the result stays."""
+    eager = run(fresh_flux, None, 4)
+    fresh_flux.transformer.compile_repeated_blocks(backend="eager")
+    for a, b in zip(run(fresh_flux, None, 4), eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_flops_are_still_counted(fresh_flux: TinyElastic) -> None:
     fresh_flux.elastic.compile(backend="eager")
     run(fresh_flux, Plan(np.ones((STEPS, fresh_flux.blocks))), 2)

@@ -224,6 +224,38 @@ def test_memory_of_stored_residuals(routed_flux: TinyElastic) -> None:
     assert routed_flux.elastic.cache_bytes == 0
 
 
+def test_a_limit_on_stored_residuals_is_kept(routed_flux: TinyElastic) -> None:
+    always_reuse(routed_flux)
+    one = 4 * (16 + 5) * 32  # one sample's residual in one block, in bytes
+    routed_flux.elastic.config.cache_limit = 5 * one
+    run(routed_flux.transformer, routed_flux.steps(3, STEPS))
+    assert routed_flux.elastic.cache_bytes == 5 * one
+    reused = routed_flux.elastic.trace.array("reuse").sum()
+    routed_flux.elastic.config.cache_limit = None
+    routed_flux.elastic.reset()
+    run(routed_flux.transformer, routed_flux.steps(3, STEPS))
+    assert 0 < reused < routed_flux.elastic.trace.array("reuse").sum()
+
+
+def test_where_residuals_wait_changes_nothing(routed: TinyElastic) -> None:
+    here = run(routed.transformer, routed.steps(3, STEPS))
+    assert routed.elastic.trace.reuse_rate > 0
+    routed.elastic.config.cache_device = "cpu"
+    routed.elastic.reset()
+    for a, b in zip(here, run(routed.transformer, routed.steps(3, STEPS)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_margin_stores_fewer_residuals(routed_flux: TinyElastic) -> None:
+    sizes = []
+    for margin in (None, 0.0):
+        routed_flux.elastic.config.store_margin = margin
+        routed_flux.elastic.reset()
+        run(routed_flux.transformer, routed_flux.steps(6, STEPS))
+        sizes.append(routed_flux.elastic.cache_bytes)
+    assert 0 < sizes[1] < sizes[0]
+
+
 def test_a_block_called_by_hand_is_dense(routed_flux: TinyElastic) -> None:
     """Outside the transformer's forward there is no decision to make, before a run and after it."""
     routed_flux.elastic.force(Plan(np.zeros((1, routed_flux.blocks))))

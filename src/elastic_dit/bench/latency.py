@@ -118,7 +118,6 @@ class LatencyBench:
             environment=Environment.here(self.device),
             config=(config or {})
             | {"about": self.size.about, "steps": steps, "batch": self.batch, "seed": seed}
-            # said in full: a schedule is no secret of the code
             | {"repeats": repeats, "rates": vars(rates), "dtype": str(self.dense.dtype).removeprefix("torch.")},
             results={
                 "parameters": sum(p.numel() for p in self.dense.parameters()),

@@ -30,8 +30,8 @@ RATIOS = (0.25, 0.5, 0.75, 1.0)
 def sample_plan(steps: int, blocks: int, batch: int, rates: Rates, seed: int = 0) -> Plan:
     """A plan of `steps` x `blocks` x `batch` with exactly these rates, as near as whole numbers come.
 
-    Nothing is reused in the first step, and no residual more often than a run would allow, since a block
-    that reuses at one step runs at another.
+    Nothing is reused before a residual is stored. K of the model's config may still turn a few reuses into
+    runs; the trace says what happened.
     """
     random = np.random.default_rng(seed)
     shape = (steps, blocks, batch)
@@ -40,7 +40,7 @@ def sample_plan(steps: int, blocks: int, batch: int, rates: Rates, seed: int = 0
     keep = ~_choose(random, free, round((1 - rates.open_rate) * free.size))
     # a residual must have been computed before, at a step where the block was open
     stored = np.cumsum(keep, axis=0) - keep > 0
-    reuse = _choose(random, keep & stored & ~_first_open(keep), round(rates.reuse_rate * int(keep.sum())))
+    reuse = _choose(random, keep & stored, round(rates.reuse_rate * int(keep.sum())))
     quantiles = (np.arange(keep.size) + 0.5) / keep.size
     width = np.take(RATIOS, np.searchsorted(np.cumsum(rates.widths), quantiles).clip(max=len(RATIOS) - 1))
     width = random.permutation(width)
@@ -52,7 +52,3 @@ def _choose(random: np.random.Generator, among: npt.NDArray[np.bool_], count: in
     chosen = np.zeros(among.shape, bool)
     chosen.flat[random.permutation(places)[: min(count, len(places))]] = True
     return chosen
-
-
-def _first_open(keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return keep & (np.cumsum(keep, axis=0) == 1)
