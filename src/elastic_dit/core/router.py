@@ -52,7 +52,7 @@ class Router(nn.Module):
         with torch.autocast(hidden_states.device.type, enabled=False):
             gamma, delta = self.modulation(condition.float()).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, D)
             x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)
-            x = (1 + gamma) * x + delta  # Eq. 4, (B, T, D)
+            x = torch.addcmul(delta, x, 1 + gamma)  # Eq. 4, (B, T, D), in one pass
             h = self.activation(self.proj(x))  # Eq. 5, (B, T, R)
             pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
             return RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
