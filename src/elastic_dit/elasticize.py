@@ -164,7 +164,7 @@ class ElasticModel:
         """From now on every block runs and decisions are differentiable masks (Eq. 7, 8, 13).
 
         Args:
-            gradient_checkpointing: recompute blocks, not routers, in the backward pass. None takes over
+            gradient_checkpointing: recompute the blocks in the backward pass, as is always done for the routers. None takes over
                 the transformer's own setting, which would run the routers twice.
         """
         if gradient_checkpointing is None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_dit.core.block import Decision, Rows, pack, run_block, train_block, unpack
+from elastic_dit.core.block import Decision, Rows, decide, pack, run_block, train_block
 from elastic_dit.core.cache import FeatureBank, Streams
 from elastic_dit.core.router import RouterOutput
 
@@ -119,10 +119,10 @@ def test_all_rows_reused_at_once() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_pack_and_unpack() -> None:
+def test_pack_and_decide() -> None:
     p = torch.tensor([0.2, 0.5, 0.55, 0.9])
     output = RouterOutput(torch.logit(p.double()).float(), torch.eye(4)[[0, 3, 1, 2]])
-    result = unpack(pack(output, tau=0.4, delta=0.2, near=0.55, ratios=RATIOS))
+    result = decide(pack(output), tau=0.4, delta=0.2, near=0.55, ratios=RATIOS)
     assert result.keep == [False, True, True, True]
     assert result.reuse == [False, True, True, False]
     assert result.width == [0.25, 1.0, 0.5, 0.75]

@@ -53,6 +53,10 @@ def mixed_plan(blocks: int, batch: int, seed: int) -> Plan:
     return Plan(random.random(shape) < 0.8, random.random(shape) < 0.3, random.choice(RATIOS, size=shape))
 
 
+ROUTER = 1
+"""Graphs of the routers: they share one."""
+
+
 def kinds_of_blocks(tiny: TinyElastic) -> int:
     """Blocks of one class may still differ in what they hold: SD3's last has no text MLP."""
     return len({(type(site.block), site.signature) for site in tiny.elastic.sites})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from elastic_dit.bench.timing import spread
 from elastic_dit.bench.trajectory import Trajectory
@@ -60,7 +60,7 @@ class Timing:
 def race(
     contenders: Sequence[Contender], trajectory: Trajectory, repeats: int, progress: Progress = silent
 ) -> dict[str, Timing]:
-    """Run all contenders side by side: one counted run, one to warm up, then `repeats` that are timed.
+    """Run all contenders side by side: one to warm up, one whose FLOPs are counted, then `repeats` that are timed.
 
     At every step each contender has its turn, in an order that rotates.
 
@@ -84,7 +84,7 @@ def race(
                 own = contender.name
                 if contender.steps is not None and index not in contender.steps:
                     seconds[own].append(0.0)
-                elif number == -2:
+                elif number == -1:
                     with counting() as counter:
                         latents[own], _ = trajectory.step(contender.transformer, latents[own], index)
                     results[own].flops += counter.get_total_flops()
@@ -101,8 +101,8 @@ class counting(FlopCounterMode):  # noqa: N801  a context manager
     """Counts the FLOPs that are really executed; what is compiled runs eagerly meanwhile."""
 
     def __init__(self) -> None:
-        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        super().__init__(display=False, custom_mapping={attention: sdpa_flop})
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter does not know it
+        super().__init__(display=False, custom_mapping={attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
 
     def __enter__(self) -> "counting":
         self._stance = torch.compiler.set_stance("force_eager")

@@ -24,6 +24,8 @@ class Size:
     """The transformer, with random weights."""
     inputs: Callable[[nn.Module, int], dict[str, Any]]
     """(transformer, batch) to the inputs of its forward, but for the timestep."""
+    preset: str = "qwen-image-turbo"
+    """Settings of the elastic model. The schedule's rates are Qwen-Image turbo's, and so are tau, delta and K."""
 
 
 def _flux(**size: Any) -> Callable[[], nn.Module]:
@@ -77,7 +79,7 @@ def _drawer(transformer: Any) -> Callable[..., Tensor]:
 
 SIZES = {
     "flux-cpu": Size(
-        "FLUX's proportions at 160 M parameters, 256 image and 32 text tokens: for two CPU cores",
+        "FLUX's proportions at 160 M parameters, 576 image and 72 text tokens: for two CPU cores",
         steps=8,
         branches=1,
         build=_flux(
@@ -91,7 +93,7 @@ SIZES = {
             guidance_embeds=True,
             axes_dims_rope=(8, 28, 28),
         ),
-        inputs=_flux_inputs(side=16, text=32),
+        inputs=_flux_inputs(side=24, text=72),
     ),
     "flux.1-dev": Size(
         "FLUX.1-dev's 12 B parameters at 1024 px with 512 text tokens: for a GPU",

@@ -13,7 +13,7 @@ from torch import Tensor
 from elastic_dit.core.cache import FeatureBank, Streams, in_band, put, rows_of, take
 from elastic_dit.core.gating import gated_output, is_open, keep_probability, straight_through_gate
 from elastic_dit.core.router import RouterOutput
-from elastic_dit.core.width import selected_width, width_probabilities
+from elastic_dit.core.width import width_probabilities
 
 Rows = Tensor | None
 """Indices of batch rows, (b,); None is all of them."""
@@ -34,26 +34,31 @@ class Decision(NamedTuple):
     """Store the residual where the block runs: a later step may want it."""
 
 
-def pack(output: RouterOutput, tau: float, delta: float, near: float, ratios: Tensor) -> Tensor:
-    """Eq. 10, 12 and the band of Algorithm 1 as one tensor, (5, B): keep, reuse, width, p, store.
+def pack(output: RouterOutput) -> Tensor:
+    """What a decision is made of, as one tensor (B, 1 + S): p and the width logits."""
+    return torch.cat([keep_probability(output.gate_logit).unsqueeze(-1), output.width_logits], dim=-1)
+
+
+def decide(packed: Tensor, tau: float, delta: float, near: float, ratios: Sequence[float]) -> Decision:
+    """Eq. 10, 12 and the band of Algorithm 1 for a whole batch, in one host synchronisation.
 
     Args:
-        output: of the block's router.
+        packed: what `pack` made, (B, 1 + S).
         tau: the threshold.
         delta: width of the band above it in which residuals are reused.
         near: width of the wider band in which they are stored.
-        ratios: the widths, (S,).
+        ratios: the S widths.
     """
-    p = keep_probability(output.gate_logit)
-    width = selected_width(width_probabilities(output.width_logits), ratios)
-    return torch.stack([is_open(p, tau), in_band(p, tau, delta), width, p, in_band(p, tau, near)])
-
-
-def unpack(packed: Tensor) -> Decision:
-    """The decision of a whole batch, in one host synchronisation."""
     values = cast(list[list[float]], packed.tolist())  # pyright: ignore[reportUnknownMemberType]
-    keep, reuse, width, p, store = values
-    return Decision([bool(k) for k in keep], [bool(r) for r in reuse], width, p, [bool(s) for s in store])
+    p = [value[0] for value in values]
+    return Decision(
+        keep=[is_open(one, tau) for one in p],
+        reuse=[in_band(one, tau, delta) for one in p],
+        # argmax q is argmax u: softmax keeps the order
+        width=[ratios[logits.index(max(logits))] for _, *logits in values],
+        keep_prob=p,
+        store=[in_band(one, tau, near) for one in p],
+    )
 
 
 def run_block(

@@ -13,9 +13,9 @@ Streams = tuple[Tensor | None, ...]
 """The tensors (B, T, D) a block updates, e.g. image and text tokens; None where a block has none."""
 
 
-def in_band(keep_prob: Tensor, tau: float, delta: float) -> Tensor:
-    """tau <= p <= tau + delta, (B,) bool: open, but only just."""
-    return (keep_prob >= tau) & (keep_prob <= tau + delta)
+def in_band(keep_prob: float, tau: float, delta: float) -> bool:
+    """tau <= p <= tau + delta: open, but only just."""
+    return tau <= keep_prob <= tau + delta
 
 
 @dataclass

@@ -3,6 +3,8 @@
 B batch, T tokens, D model width.
 """
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,12 @@ def keep_probability(gate_logit: Tensor) -> Tensor:
     return torch.sigmoid(gate_logit)
 
 
-def is_open(keep_prob: Tensor, tau: float) -> Tensor:
-    """1[p >= tau], (B,) bool: the one predicate of training and inference."""
+@overload
+def is_open(keep_prob: Tensor, tau: float) -> Tensor: ...
+@overload
+def is_open(keep_prob: float, tau: float) -> bool: ...
+def is_open(keep_prob: Tensor | float, tau: float) -> Tensor | bool:
+    """1[p >= tau], of (B,) or of one sample: the one predicate of training and inference."""
     return keep_prob >= tau
 
 

@@ -4,6 +4,7 @@ B batch, T tokens, D model width, F MLP hidden width, S number of widths.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,48 @@ def straight_through_mask(width_probs: Tensor, hidden: int, ratios: Sequence[flo
     hard = prefix_mask(selected_width(width_probs, torch.tensor(ratios).to(width_probs)), hidden, ratios)
     expected = expected_prefix_mask(width_probs, hidden, ratios)
     return hard + (expected - expected.detach())
+
+
+class MaskedLinear(torch.autograd.Function):
+    """Eq. 13, (h * m) W_2, which keeps h for the backward pass and not h * m as well.
+
+    A block's hidden activations are the largest it has; plain autograd would keep them twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """h (B, T, F), mask (B, 1, F), weight (D, F), bias (D,) to (B, T, D); all of one dtype."""
+        ctx.save_for_backward(h, mask, weight)
+        return F.linear(h * mask, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """By the chain rule; h * m is computed again."""
+        (grad,), (h, mask, weight) = grads, ctx.saved_tensors
+        wants_h, wants_mask, wants_weight, wants_bias = ctx.needs_input_grad
+        masked = grad @ weight if wants_h or wants_mask else grad  # (B, T, F), of h * m
+        return (
+            masked * mask if wants_h else None,
+            torch.einsum("btf,btf->bf", masked, h).unsqueeze(1) if wants_mask else None,
+            grad.flatten(0, 1).T @ (h * mask).flatten(0, 1) if wants_weight else None,
+            grad.sum(dim=(0, 1)) if wants_bias else None,
+        )
+
+
+def masked_linear(linear: nn.Linear, h: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 13 on a plain linear layer, in autocast's dtype where it is on.
+
+    Args:
+        linear: the projection F -> D.
+        h: (B, T, F).
+        mask: (B, F).
+    """
+    device, weight, bias = h.device.type, linear.weight, getattr(linear, "bias")  # noqa: B009  it may be None
+    if torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)
+        h, weight, bias = h.to(low), weight.to(low), None if bias is None else bias.to(low)
+    with torch.autocast(device, enabled=False):
+        return cast(Tensor, MaskedLinear.apply(h, mask.to(h.dtype).unsqueeze(1), weight, bias))
 
 
 def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> Tensor:

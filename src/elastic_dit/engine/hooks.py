@@ -2,7 +2,8 @@
 
 import inspect
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from diffusers.hooks.hooks import BaseState, StateManager
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.block import Decision, pack, run_block, train_block, unpack
+from elastic_dit.core.block import Decision, decide, pack, run_block, train_block
 from elastic_dit.core.cache import FeatureBank
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
 from elastic_dit.core.gating import keep_probability
@@ -50,6 +52,7 @@ class Engine:
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
+        self._call_router: Callable[..., RouterOutput] = _call_router
         self._costs: dict[Hashable, BlockCost] = {}
         self._handles: list[Any] = []
 
@@ -80,9 +83,10 @@ class Engine:
         self.reset()
 
     def compile(self, options: dict[str, Any]) -> None:
-        """Compile the blocks; the decisions stay in Python."""
+        """Compile the blocks and the routers; the decisions stay in Python."""
         for site in self.sites:
             site.compile(options)
+        self._call_router = torch.compile(_call_router, **options)
 
     def reset(self) -> None:
         """Forget the current run's residuals; its trace stays readable."""
@@ -125,11 +129,11 @@ class Engine:
         cost = self._cost(site, call)
         if self.training:
             output = self._route(site, call)
-            probs = width_probabilities(output.width_logits)
-            self.routed.append((keep_probability(output.gate_logit), probs, cost))
-            checkpointed = self.gradient_checkpointing and torch.is_grad_enabled()
-            run = call.run_checkpointed if checkpointed else call.run_masked
-            return call.output(train_block(call.x, run, output, self.config.tau))
+            self.routed.append((keep_probability(output.gate_logit), width_probabilities(output.width_logits), cost))
+            run = partial(train_block, block=call.run_masked, output=output, tau=self.config.tau)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                run = partial(checkpoint, run, use_reentrant=False)
+            return call.output(run(call.x))
 
         assert self._run is not None
         step = self._run.step
@@ -161,7 +165,7 @@ class Engine:
         config = self.config
         delta = config.delta if step >= config.reuse_from_step else -1.0
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
-        return unpack(pack(self._route(site, call), config.tau, delta, near, self.stack.ratios))
+        return decide(pack(self._route(site, call)), config.tau, delta, near, config.width_ratios)
 
     def _route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names."""
@@ -173,7 +177,10 @@ class Engine:
             if text_mask is not None:
                 mask = torch.cat([text_mask.bool(), text_mask.new_ones(call.image.shape[:2]).bool()], dim=1)
         condition = self._condition[: call.batch]  # some models append rows for a second, clean timestep
-        output: RouterOutput = self.stack.routers[site.index](tokens, condition, mask)
+        route: Callable[..., RouterOutput] = partial(self._call_router, self.stack.routers[site.index])
+        if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
+            route = partial(checkpoint, route, use_reentrant=False)
+        output = route(tokens, condition, mask)
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
@@ -211,6 +218,11 @@ class Engine:
         if self._branch is not None:
             temb: Tensor = output[0] if isinstance(output, tuple) else output
             self._condition = self.stack.condition(temb)
+
+
+def _call_router(router: nn.Module, tokens: Tensor, condition: Tensor, mask: Tensor | None) -> RouterOutput:
+    """A function, so that one compiled graph serves all routers."""
+    return router(tokens, condition, mask)
 
 
 class RootHook(ModelHook):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastic_dit.core.width import prefix_linear_columns, prefix_linear_rows, straight_through_mask
+from elastic_dit.core.width import masked_linear, prefix_linear_columns, prefix_linear_rows, straight_through_mask
 
 
 class UpProjection:
@@ -51,6 +51,8 @@ class DownProjection:
             mask = straight_through_mask(self.elastic_probs, self.elastic_hidden, self.elastic_ratios)  # (B, F)
             stay = h.shape[-1] - self.elastic_hidden
             mask = F.pad(mask, (stay, 0), value=1.0) if stay else mask
+            if _own_class(self) is nn.Linear:
+                return masked_linear(self, h, mask)  # type: ignore[arg-type]
             return whole(h * mask.to(h.dtype).unsqueeze(1))
         return whole(h) if h.shape[-1] == self.in_features else prefix_columns(self, whole, h)  # type: ignore[attr-defined]
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from diffusers.hooks import HookRegistry
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from elastic_dit.backbones.base import IMAGE, MLP, BlockList
 from elastic_dit.config import ElasticConfig
@@ -115,11 +114,6 @@ class BlockCall:
             return self._forward(x, None, any_rows=False)
         finally:
             self.site.set_masks(None)
-
-    def run_checkpointed(self, x: Streams, probs: Tensor) -> Streams:
-        """The same, recomputed in the backward pass; the router's logits are not."""
-        result: Streams = checkpoint(self.run_masked, x, probs, use_reentrant=False)
-        return result
 
     def output(self, streams: Streams) -> Any:
         """Streams in the form the block returns them."""
