@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from elastic_dit.bench.timing import spread
 from elastic_dit.bench.trajectory import Trajectory
@@ -101,8 +101,8 @@ class counting(FlopCounterMode):  # noqa: N801  a context manager
     """Counts the FLOPs that are really executed; what is compiled runs eagerly meanwhile."""
 
     def __init__(self) -> None:
-        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        super().__init__(display=False, custom_mapping={attention: sdpa_flop})
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter does not know it
+        super().__init__(display=False, custom_mapping={attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
 
     def __enter__(self) -> "counting":
         self._stance = torch.compiler.set_stance("force_eager")
