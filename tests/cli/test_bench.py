@@ -1,35 +1,55 @@
-"""`elastic-dit bench` writes what it measured."""
+"""`elastic-dit bench` writes what it measured, and a page of it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from elastic_dit.backbones import backbones
 from elastic_dit.bench import sizes
 from elastic_dit.cli.app import main
 from elastic_dit.records import RunRecord
+from small import small_flux
+
+KINDS = {
+    "speed": ["--steps", "4", "--no-compile"],
+    "peers": ["--steps", "4", "--only", "fewer-steps", "--no-compile"],
+    "scaling": ["--batches", "1,2", "--tokens", "", "--blocks", "", "--lengths", "3"],
+    "training": [],
+}
 
 
-def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    build: Any = backbones["flux"].tiny
-
-    def inputs(transformer: Any, batch: int) -> dict[str, Any]:
-        return {name: value for name, value in build()[1](batch).items() if name != "timestep"}
-
-    tiny = sizes.Size("a tiny FLUX", steps=3, branches=1, build=lambda: build()[0], inputs=inputs)
-    monkeypatch.setitem(sizes.SIZES, "tiny", tiny)
-    record, table = tmp_path / "bench.json", tmp_path / "bench.md"
-    assert main(["bench", "--size", "tiny", "--repeats", "2", "--json", str(record), "--markdown", str(table)]) == 0
-    assert "skip + width + cache" in capsys.readouterr().out
-    written = RunRecord.read(record)
-    assert written.command.startswith("elastic-dit bench --size tiny --batch 1 --steps 3 --repeats 2")
-    assert len(written.results["rows"]) == 5
-    text = table.read_text()
-    assert "| skip + width + cache |" in text
-    assert written.environment.commit in text
+def test_every_table_and_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sizes.SIZES, "tiny", small_flux())
+    files = []
+    for kind, options in KINDS.items():
+        file, table = tmp_path / f"{kind}.json", tmp_path / f"{kind}.md"
+        where = ["--json", str(file), "--markdown", str(table)]
+        assert main(["bench", kind, "--size", "tiny", "--repeats", "1", *options, *where]) == 0
+        record = RunRecord.read(file)
+        assert record.kind == kind
+        assert record.command.startswith(f"elastic-dit bench {kind} --size tiny --repeats 1")
+        assert record.config["size"] == "tiny"
+        assert record.environment.commit in table.read_text()
+        files.append(str(file))
+    assert "elastic" in capsys.readouterr().out
+    page, plots = tmp_path / "page.html", tmp_path / "plots"
+    assert main(["bench", "report", *files, "--output", str(page), "--plots", str(plots)]) == 0
+    assert "<html" in page.read_text()
+    assert {plot.stem for plot in plots.glob("*.png")} >= {"speedup", "timeline", "scaling"}
 
 
 def test_an_unknown_size_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--size", "fluxx"]) == 2
+    assert main(["bench", "speed", "--size", "fluxx"]) == 2
     assert "flux-cpu" in capsys.readouterr().err
+
+
+def test_values_that_are_no_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "scaling", "--batches", "1,two"]) == 2
+    assert "'1,two'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    assert main(["bench", "report", str(tmp_path / "x.json")]) == 2
+    assert "no RunRecord" in capsys.readouterr().err

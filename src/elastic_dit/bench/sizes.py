@@ -1,5 +1,6 @@
 """Transformers with random weights, at sizes that matter for speed, and inputs for them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,50 +21,63 @@ class Size:
     """Denoising steps of its pipeline."""
     branches: int
     """Guidance passes in a step."""
-    build: Callable[[], nn.Module]
-    """The transformer, with random weights."""
-    inputs: Callable[[nn.Module, int], dict[str, Any]]
-    """(transformer, batch) to the inputs of its forward, but for the timestep."""
+    blocks: int
+    """Blocks of all kinds."""
+    tokens: int
+    """Image tokens (or latents of a shape), a square number where they have places."""
+    text: int
+    """Tokens of the conditioning."""
+    build: Callable[[int], nn.Module]
+    """Blocks to the transformer, with random weights."""
+    inputs: Callable[[Any, int, int, int], dict[str, Any]]
+    """(transformer, batch, tokens, text) to the inputs of its forward, but for the timestep."""
     preset: str = "qwen-image-turbo"
     """Settings of the elastic model. The schedule's rates are Qwen-Image turbo's, and so are tau, delta and K."""
 
+    def transformer(self) -> nn.Module:
+        """A new one."""
+        return self.build(self.blocks)
 
-def _flux(**size: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
+    def feed(self, transformer: nn.Module, batch: int) -> dict[str, Any]:
+        """What a step feeds it, but for the timestep."""
+        return self.inputs(transformer, batch, self.tokens, self.text)
+
+
+def flux_builder(**size: Any) -> Callable[[int], nn.Module]:
+    """A builder of FLUX transformers, a third of the blocks double, from the class's other arguments."""
+
+    def build(blocks: int) -> nn.Module:
         from diffusers import FluxTransformer2DModel
 
-        return FluxTransformer2DModel(**size)
+        double = round(blocks / 3)  # as in all sizes of FLUX
+        return FluxTransformer2DModel(num_layers=double, num_single_layers=blocks - double, **size)
 
     return build
 
 
-def _flux_inputs(side: int, text: int) -> Callable[[Any, int], dict[str, Any]]:
-    def inputs(transformer: Any, batch: int) -> dict[str, Any]:
-        config = transformer.config
-        draw = _drawer(transformer)
-        grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1)
-        positions = torch.cat([torch.zeros(side, side, 1), grid], dim=-1).reshape(-1, 3).to(transformer.device)
-        guidance = {"guidance": torch.full((batch,), 3.5, device=transformer.device)} if config.guidance_embeds else {}
-        return guidance | {
-            "hidden_states": draw(batch, side * side, config.in_channels),
-            "encoder_hidden_states": draw(batch, text, config.joint_attention_dim),
-            "pooled_projections": draw(batch, config.pooled_projection_dim),
-            "img_ids": positions,
-            "txt_ids": torch.zeros(text, 3, device=transformer.device),
-        }
-
-    return inputs
+def flux_inputs(transformer: Any, batch: int, tokens: int, text: int) -> dict[str, Any]:
+    """The inputs of a FLUX transformer: the image's tokens on a square grid."""
+    config, draw, side = transformer.config, _drawer(transformer), math.isqrt(tokens)
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1)
+    positions = torch.cat([torch.zeros(side, side, 1), grid], dim=-1).reshape(-1, 3).to(transformer.device)
+    guidance = {"guidance": torch.full((batch,), 3.5, device=transformer.device)} if config.guidance_embeds else {}
+    return guidance | {
+        "hidden_states": draw(batch, side * side, config.in_channels),
+        "encoder_hidden_states": draw(batch, text, config.joint_attention_dim),
+        "pooled_projections": draw(batch, config.pooled_projection_dim),
+        "img_ids": positions,
+        "txt_ids": torch.zeros(text, 3, device=transformer.device),
+    }
 
 
-def _qwen() -> nn.Module:
+def _qwen(blocks: int) -> nn.Module:
     from diffusers import QwenImageTransformer2DModel
 
-    return QwenImageTransformer2DModel()
+    return QwenImageTransformer2DModel(num_layers=blocks)
 
 
-def _qwen_inputs(transformer: Any, batch: int) -> dict[str, Any]:
-    side, text = 83, 512  # 1328 px
-    draw = _drawer(transformer)
+def _qwen_inputs(transformer: Any, batch: int, tokens: int, text: int) -> dict[str, Any]:
+    draw, side = _drawer(transformer), math.isqrt(tokens)
     return {
         "hidden_states": draw(batch, side * side, transformer.config.in_channels),
         "encoder_hidden_states": draw(batch, text, transformer.config.joint_attention_dim),
@@ -82,10 +96,11 @@ SIZES = {
         "FLUX's proportions at 160 M parameters, 576 image and 72 text tokens: for two CPU cores",
         steps=8,
         branches=1,
-        build=_flux(
+        blocks=12,
+        tokens=24**2,
+        text=72,
+        build=flux_builder(
             in_channels=64,
-            num_layers=4,
-            num_single_layers=8,
             attention_head_dim=64,
             num_attention_heads=12,
             joint_attention_dim=768,
@@ -93,21 +108,46 @@ SIZES = {
             guidance_embeds=True,
             axes_dims_rope=(8, 28, 28),
         ),
-        inputs=_flux_inputs(side=24, text=72),
+        inputs=flux_inputs,
     ),
     "flux.1-dev": Size(
         "FLUX.1-dev's 12 B parameters at 1024 px with 512 text tokens: for a GPU",
         steps=28,
         branches=1,
-        build=_flux(guidance_embeds=True),
-        inputs=_flux_inputs(side=64, text=512),
+        blocks=57,
+        tokens=64**2,
+        text=512,
+        build=flux_builder(guidance_embeds=True),
+        inputs=flux_inputs,
     ),
     "qwen-image": Size(
         "Qwen-Image's 20 B parameters at 1328 px with 512 text tokens, two guidance passes: for a GPU",
         steps=30,
         branches=2,
+        blocks=60,
+        tokens=83**2,
+        text=512,
         build=_qwen,
         inputs=_qwen_inputs,
+    ),
+    "hunyuan3d-2.0": Size(
+        "a FLUX transformer with the sizes of Hunyuan3D-2.0's, 3,025 latents and 1,370 image tokens, two guidance "
+        "passes: for a GPU",
+        steps=5,
+        branches=2,
+        blocks=48,
+        tokens=55**2,
+        text=1370,
+        build=flux_builder(
+            in_channels=64,
+            attention_head_dim=64,
+            num_attention_heads=16,
+            joint_attention_dim=1536,
+            pooled_projection_dim=768,
+            axes_dims_rope=(8, 28, 28),
+        ),
+        inputs=flux_inputs,
+        preset="hunyuan3d",
     ),
 }
 

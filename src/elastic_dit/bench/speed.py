@@ -5,15 +5,17 @@ routers run all the same, so that what they cost is in the measured time.
 """
 
 import copy
+import statistics
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 
-from elastic_dit.backbones import backbone_of
 from elastic_dit.bench.race import DENSE, Contender, Progress, race, row, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.sizes import Size
+from elastic_dit.bench.timing import ForwardTimer
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.elasticize import ElasticModel, elasticize
 from elastic_dit.engine.plan import Plan
@@ -36,7 +38,7 @@ class Lane:
         self.size, self.device = size, device
         torch.manual_seed(0)
         with device:
-            self.dense: Any = size.build().to(dtype).eval().requires_grad_(False)
+            self.dense: Any = size.transformer().to(dtype).eval().requires_grad_(False)
         self.elastic: dict[str, ElasticModel] = {}
 
     def twin(self) -> Any:
@@ -107,7 +109,7 @@ def speed(
         config: settings to put into the record beside these.
         progress: see `race.Progress`.
     """
-    plan = sample_plan(steps, blocks_of(lane), batch, Rates(), seed)
+    plan = sample_plan(steps, lane.size.blocks, batch, Rates(), seed)
     contenders = [
         lane.dense_contender(),
         lane.elastic_contender(ALL_OPEN, Plan(np.ones_like(plan.keep))),
@@ -123,7 +125,41 @@ def speed(
             lane.elastic_contender(CACHE, plan, compiled=True),
         ]
     rows, samples = lane.race(contenders, steps, batch, repeats, progress)
-    return record_of("speed", lane, rows, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
+    record = record_of("speed", lane, rows, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
+    record.results["timeline"] = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
+    return record
+
+
+def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 3) -> dict[str, Any]:
+    """One step block by block, the first guidance pass and sample: dense seconds, elastic seconds, what happened.
+
+    Apart from the race, since every block is waited for.
+    """
+    elastic = lane.elastic[CACHE]
+    sites = elastic.backbone.sites(elastic.transformer)
+    seconds: dict[str, list[list[float]]] = {"dense": [], "elastic": []}
+    for _ in range(repeats):
+        for name, transformer in (("dense", lane.dense), ("elastic", elastic.transformer)):
+            elastic.reset()
+            latents = trajectory.noise
+            with ExitStack() as stack:
+                blocks = elastic.backbone.sites(transformer)
+                timers = [stack.enter_context(ForwardTimer(block)) for _, block in blocks]
+                for index in range(step + 1):
+                    latents, _ = trajectory.step(transformer, latents, index)
+            seconds[name].append([timer.seconds[step * trajectory.branches] for timer in timers])
+    dense, own = ([statistics.median(block) for block in zip(*runs, strict=True)] for runs in seconds.values())
+    branch = elastic.trace.branches[0]
+    taken = [elastic.trace[step, index, branch, 0] for index in range(len(sites))]
+    return {
+        "step": step,
+        "branch": 0,
+        "blocks": [
+            {"list": declared.path, "dense_seconds": a, "elastic_seconds": b}
+            | {"keep": route.keep, "reuse": route.reuse, "width": route.width}
+            for (declared, _), a, b, route in zip(sites, dense, own, taken, strict=True)
+        ],
+    }
 
 
 def record_of(
@@ -140,7 +176,9 @@ def record_of(
         kind=kind,
         command=command,
         environment=Environment.here(lane.device),
-        config={"about": lane.size.about, "preset": lane.size.preset, "dtype": dtype, "rates": vars(Rates())} | config,
+        config={"about": lane.size.about, "preset": lane.size.preset, "dtype": dtype, "rates": vars(Rates())}
+        | {"device_type": lane.device.type}
+        | config,
         results={"parameters": sum(p.numel() for p in lane.dense.parameters()), "rows": rows},
         samples=samples,
     )
@@ -149,8 +187,3 @@ def record_of(
 def settings(steps: int, batch: int, repeats: int, seed: int) -> dict[str, int]:
     """What every record of a race says of it."""
     return {"steps": steps, "batch": batch, "repeats": repeats, "seed": seed}
-
-
-def blocks_of(lane: Lane) -> int:
-    """Number of blocks."""
-    return len(backbone_of(lane.dense).sites(lane.dense))

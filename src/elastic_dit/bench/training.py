@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from elastic_dit.bench.race import Progress, silent
 from elastic_dit.bench.speed import Lane, record_of, settings
@@ -19,7 +20,7 @@ class Trainee:
     def __init__(self, lane: Lane, batch: int, *, elastic: bool, checkpointing: bool) -> None:
         self.name = ("elastic" if elastic else "dense") + ", checkpointing" * checkpointing
         self.transformer = lane.twin()
-        self.inputs = lane.size.inputs(self.transformer, batch)
+        self.inputs = lane.size.feed(self.transformer, batch)
         self.timestep = torch.full((batch,), 0.5, device=lane.device, dtype=lane.dense.dtype)
         self.model: ElasticModel | None = None
         if elastic:
@@ -30,12 +31,14 @@ class Trainee:
             self.transformer.enable_gradient_checkpointing()
 
     def step(self) -> None:
-        """Gradients of a quadratic loss and, if elastic, of the budget; they are thrown away."""
+        """Gradients of a quadratic loss and, if elastic, of the budget."""
+        self.loss().backward()
+
+    def loss(self) -> Tensor:
+        """The forward pass."""
         self.transformer.requires_grad_(True).train()
         loss = self.transformer(**self.inputs, timestep=self.timestep, return_dict=False)[0].square().mean()
-        if self.model is not None:
-            loss = loss + self.model.losses().total
-        loss.backward()
+        return loss if self.model is None else loss + self.model.losses().total
 
     def forget(self) -> None:
         """Drop the gradients: trainees share their weights."""
@@ -66,12 +69,12 @@ def training(
     kinds = [(elastic, checkpointing) for checkpointing in (False, True) for elastic in (False, True)]
     trainees = [Trainee(lane, batch, elastic=e, checkpointing=c) for e, c in kinds]
     seconds: dict[str, list[float]] = {each.name: [] for each in trainees}
-    peaks: dict[str, int] = {}
+    memories: dict[str, tuple[int, int]] = {}
     for number in range(-1, repeats):
         for each in trainees[number % 4 :] + trainees[: number % 4]:
             progress(each.name, (number + 1) * len(trainees), (repeats + 1) * len(trainees))
             if number < 0:
-                peaks[each.name] = peak_bytes(each)
+                memories[each.name] = memory(each)
             else:
                 synchronize(lane.device)
                 start = time.perf_counter()
@@ -79,35 +82,46 @@ def training(
                 synchronize(lane.device)
                 seconds[each.name].append(time.perf_counter() - start)
             each.forget()
-    weights = sum(p.nbytes for p in lane.dense.parameters())
-    rows = [_row(name, seconds, peaks, weights) for name in seconds]
+    rows = [_row(name, seconds, memories) for name in seconds]
     measured = {f"{name}_seconds": values for name, values in seconds.items()}
-    record = record_of("training", lane, rows, measured, command, (config or {}) | settings(1, batch, repeats, 0))
-    return record
+    return record_of("training", lane, rows, measured, command, (config or {}) | settings(1, batch, repeats, 0))
 
 
-def peak_bytes(trainee: Trainee) -> int:
-    """Peak memory of a step: weights, gradients and activations."""
+def memory(trainee: Trainee) -> tuple[int, int]:
+    """Bytes at the peak of a step, weights and gradients included, and held after its forward pass, weights apart."""
     from torch.distributed._tools.mem_tracker import MemTracker
 
     tracker = MemTracker()
     tracker.track_external(trainee.transformer, *([] if trainee.model is None else [trainee.model.stack]))
     with tracker:
-        trainee.step()
-    return max(sum(v for k, v in kinds.items() if k == "Total") for kinds in tracker.get_tracker_snapshot("peak").values())
+        loss = trainee.loss()
+        held = _bytes(tracker, "current") - _weights(trainee)
+        loss.backward()
+    return _bytes(tracker, "peak"), held
 
 
-def _row(name: str, seconds: dict[str, list[float]], peaks: dict[str, int], weights: int) -> dict[str, Any]:
-    """A trainee beside the dense one with the same checkpointing. Activations: the peak but for weights and gradients."""
+def _bytes(tracker: Any, when: str) -> int:
+    return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot(when).values())
+
+
+def _weights(trainee: Trainee) -> int:
+    modules = [trainee.transformer] if trainee.model is None else [trainee.transformer, trainee.model.stack]
+    return sum(p.nbytes for module in modules for p in module.parameters())
+
+
+def _row(name: str, seconds: dict[str, list[float]], memories: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """A trainee beside the dense one with the same checkpointing."""
     reference = name.replace("elastic", "dense")
     ratios = [own / dense for own, dense in zip(seconds[name], seconds[reference], strict=True)]
     ratio = statistics.median(seconds[name]) / statistics.median(seconds[reference])
+    (peak, held), (dense_peak, dense_held) = memories[name], memories[reference]
     return {
         "name": name,
         "reference": reference,
         "step_seconds": spread(seconds[name]),
         "ratio": {"median": ratio, "min": min(ratios), "max": max(ratios)},
-        "peak_bytes": peaks[name],
-        "memory_ratio": peaks[name] / peaks[reference],
-        "activation_ratio": (peaks[name] - 2 * weights) / (peaks[reference] - 2 * weights),
+        "peak_bytes": peak,
+        "memory_ratio": peak / dense_peak,
+        "saved_bytes": held,
+        "saved_ratio": held / dense_held,
     }

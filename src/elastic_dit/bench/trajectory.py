@@ -22,7 +22,7 @@ class Trajectory:
     """
 
     def __init__(self, size: Size, transformer: Any, batch: int, steps: int) -> None:
-        self.inputs = size.inputs(transformer, batch)
+        self.inputs = size.feed(transformer, batch)
         self.steps, self.branches = steps, size.branches
         self.noise: Tensor = self.inputs.pop("hidden_states")
         self.sigmas = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()

@@ -1,5 +1,6 @@
 """`elastic-dit`: the commands, and what the shell sees when something is wrong."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,8 +23,8 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
-app.command()(bench.bench)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command()(info.info)
 
 
@@ -52,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None takes the process's own.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(list(sys.argv[1:] if arguments is None else arguments), "elastic-dit", standalone_mode=False)
+        code = app(given, "elastic-dit", standalone_mode=False, obj=shlex.join(["elastic-dit", *given]))
     except TrainingError as error:
         return _complain(str(error), FAILURE)
     except ElasticDiTError as error:

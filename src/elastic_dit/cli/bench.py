@@ -1,64 +1,225 @@
-"""`elastic-dit bench`: time per step of an elastic transformer beside its dense twin, on random weights."""
+"""`elastic-dit bench`: time per step of elastic transformers beside dense ones and other methods, random weights."""
 
-import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
 from elastic_dit.cli.setup import Device, Dtype, needs_extra, pick_device, pick_dtype, quiet_libraries
+from elastic_dit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from elastic_dit.bench.sizes import Size
+    from elastic_dit.records import RunRecord
+
+    Measure = Callable[[Size, torch.device, torch.dtype, dict[str, Any]], RunRecord]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed on random weights: they judge time, never quality. Dense and elastic models take turns at "
+    "every step.",
+)
+
+SizeName = Annotated[str, typer.Option("--size", help="flux-cpu, or for a GPU: flux.1-dev, qwen-image, hunyuan3d-2.0.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples; each takes its own route.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps of a run.", show_default="the model's")]
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the routes.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
+Compile = Annotated[bool, typer.Option(help="Also with compiled blocks.")]
+Json = Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")]
 
 
-def bench(
-    size: Annotated[
-        str, typer.Option(help="flux-cpu, flux.1-dev or qwen-image; the last two need a GPU.")
-    ] = "flux-cpu",
-    batch: Annotated[int, typer.Option(min=1, help="Samples; each takes its own route.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each variant, in turn with the dense model.")] = 7,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the blocks of both models.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the routes.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
+@app.command()
+def speed(
+    context: typer.Context,
+    size: SizeName = "flux-cpu",
+    batch: Batch = 1,
+    steps: Steps = None,
+    repeats: Repeats = 7,
+    compile: Compile = True,
+    seed: Seed = 0,
+    threads: Threads = None,
     device: Device = None,
     dtype: Dtype = None,
-    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    json: Json = None,
+    markdown: Markdown = None,
 ) -> None:
-    """Measure what skipping, width and cache save per step, beside what their FLOPs predict.
+    """What skipping, width and cache save per step, beside what their FLOPs predict.
 
-    Weights are random, which judges speed and never quality. Routes have the rates of the paper's Qwen-Image
-    turbo: 81% of the blocks open, 22% of them reused, mean MLP width 0.65. The routers run as well.
+    Routes have the rates of the paper's Qwen-Image turbo: 81% of the blocks open, 22% of them reused, mean MLP
+    width 0.65. The routers run as well.
     """
+
+    def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.bench import speed
+
+        return speed.speed(
+            speed.Lane(chosen, where, number),
+            batch=batch,
+            steps=steps or chosen.steps,
+            repeats=repeats,
+            compiled=compile,
+            seed=seed,
+            **common,
+        )
+
+    _run(context, measure, size, threads, device, dtype, json, markdown)
+
+
+@app.command()
+def peers(
+    context: typer.Context,
+    size: SizeName = "flux-cpu",
+    only: Annotated[list[str] | None, typer.Option(help="A baseline; repeat it for more.", show_default="all")] = None,
+    batch: Batch = 1,
+    steps: Steps = 16,
+    repeats: Repeats = 7,
+    compile: Compile = True,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """The elastic model beside other ways to be faster, at the same FLOPs where they have a dial.
+
+    Baselines: compiled, fewer-steps, static-prune, first-block-cache, taylorseer, magcache, fastercache, teacache,
+    cache-dit.
+    """
+
+    def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.baselines import baselines
+        from elastic_dit.bench import peers, speed
+
+        return peers.peers(
+            speed.Lane(chosen, where, number),
+            only or list(baselines),
+            batch=batch,
+            steps=steps or chosen.steps,
+            repeats=repeats,
+            compiled=compile,
+            seed=seed,
+            **common,
+        )
+
+    _run(context, measure, size, threads, device, dtype, json, markdown)
+
+
+@app.command()
+def scaling(
+    context: typer.Context,
+    size: SizeName = "flux-cpu",
+    batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,2,4,8",
+    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "256,1024,2304",
+    blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
+    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,8,16,50",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """How saving and overhead change with batch, tokens, blocks and steps. An empty list leaves an axis out."""
+
+    def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.bench import scaling
+
+        given = {"batch": batches, "tokens": tokens, "blocks": blocks, "steps": lengths}
+        axes: Any = {axis: _numbers(text) for axis, text in given.items()}
+        return scaling.scaling(chosen, axes, where, number, steps=steps, repeats=repeats, seed=seed, **common)
+
+    _run(context, measure, size, threads, device, dtype, json, markdown)
+
+
+@app.command()
+def training(
+    context: typer.Context,
+    size: SizeName = "flux-cpu",
+    batch: Batch = 1,
+    repeats: Repeats = 7,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """What an elastic training step costs beside a dense one, in time and memory."""
+
+    def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.bench import speed, training
+
+        return training.training(speed.Lane(chosen, where, number), batch=batch, repeats=repeats, **common)
+
+    _run(context, measure, size, threads, device, dtype, json, markdown)
+
+
+@app.command()
+def report(
+    records: Annotated[list[Path], typer.Argument(help="RunRecords that the other commands wrote.")],
+    output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("bench.html"),
+    plots: Annotated[Path | None, typer.Option(help="A folder for the plots as PNG files.")] = None,
+) -> None:
+    """One HTML page of plots and tables from records, and the bars beside what was measured."""
+    with needs_extra("bench", "report"):
+        from elastic_dit.records import RunRecord
+        from elastic_dit.report.bench_page import bench_page, bench_plots
+    read = [RunRecord.read(file) for file in records]
+    write_bytes(output, bench_page(read).encode())
+    if plots is not None:
+        for name, png in bench_plots(read).items():
+            write_bytes(plots / f"{name}.png", png)
+    print(output)
+
+
+def _run(
+    context: typer.Context,
+    measure: "Measure",
+    size: str,
+    threads: int | None,
+    device: str | None,
+    dtype: str | None,
+    json: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Measure, show and write."""
     with needs_extra("bench", "report"):
         import torch
 
-        from elastic_dit.bench.latency import LatencyBench
         from elastic_dit.bench.sizes import size as size_of
-        from elastic_dit.report import latency as report
+        from elastic_dit.report import bench_tables
 
-    chosen = size_of(size)
-    where = pick_device(device)
+    chosen, where = size_of(size), pick_device(device)
     number = pick_dtype(dtype, where)
     if threads:
         torch.set_num_threads(threads)
-    options = {"size": size, "batch": batch, "steps": steps or chosen.steps, "repeats": repeats, "seed": seed}
-    options |= {"threads": threads, "device": device, "dtype": dtype}
-    parts = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     quiet_libraries()
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        measured = LatencyBench(chosen, batch, where, number, compiled=compile).measure(
-            steps=steps or chosen.steps,
-            repeats=repeats,
-            seed=seed,
-            command=shlex.join(["elastic-dit", "bench", *parts, *(["--compile"] if compile else [])]),
-            config={"size": size, "compiled": compile},
-            progress=bar.show,
-        )
-    print_table(report.speed_table(measured))
-    print_table(report.routes_table(measured))
+        common = {"command": context.obj, "config": {"size": size}, "progress": bar.show}
+        record = measure(chosen, where, number, common)
     if json is not None:
-        measured.write(json)
+        record.write(json)
     if markdown is not None:
-        write_bytes(markdown, report.markdown(measured).encode())
+        write_bytes(markdown, bench_tables.markdown(record).encode())
+    for table in bench_tables.tables(record):
+        print_table(table)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [0]
+    if any(value < 1 for value in values):
+        raise ConfigError(f"expected whole numbers above 0 with commas between them, got {text!r}")
+    return values

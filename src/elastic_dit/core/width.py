@@ -74,7 +74,7 @@ class MaskedLinear(torch.autograd.Function):
         masked = grad @ weight if wants_h or wants_mask else grad  # (B, T, F), of h * m
         return (
             masked * mask if wants_h else None,
-            torch.einsum("btf,btf->bf", masked, h).unsqueeze(1) if wants_mask else None,
+            (masked * h).sum(dim=1, keepdim=True) if wants_mask else None,
             grad.flatten(0, 1).T @ (h * mask).flatten(0, 1) if wants_weight else None,
             grad.sum(dim=(0, 1)) if wants_bias else None,
         )
