@@ -186,7 +186,7 @@ def _training(record: RunRecord) -> list[Table]:
             ("", "step", "/ dense", "peak memory", "/ dense", "saved", "/ dense", "beside"),
             rows,
             f"{_setting(record)} A step is one forward and one backward pass of all weights, routers included. Elastic "
-            "training runs every block and masks what is skipped, so it saves nothing. Beside: the run that “/ dense” "
+            "training runs every block and masks what is skipped, so it is no faster. Beside: the run that “/ dense” "
             "compares with. Step: median (lowest–highest); its ratio is of medians, the range of single steps. Peak "
             "memory: weights, gradients and activations. Saved: what is held between the forward and the backward "
             "pass, the weights apart.",
