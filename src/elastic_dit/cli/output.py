@@ -53,7 +53,8 @@ def print_table(table: "Table") -> None:
 
     shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        numbers = index > 0 and not table.words
+        shown.add_column(name, justify="right" if numbers else "left", no_wrap=numbers)
     for row in table.rows:
         shown.add_row(*row)
     Console().print(shown)

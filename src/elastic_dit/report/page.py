@@ -3,7 +3,7 @@
 import base64
 import io
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from elastic_dit.records import RunRecord
@@ -20,9 +20,6 @@ def demo_page(record: RunRecord, dense: list[Image.Image], elastic: list[Image.I
         dense: the dense images, one a prompt.
         elastic: the elastic images, one a prompt.
     """
-    environment = Environment(
-        loader=PackageLoader("elastic_dit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     cards = [
         {
             "prompt": row["prompt"],
@@ -34,7 +31,7 @@ def demo_page(record: RunRecord, dense: list[Image.Image], elastic: list[Image.I
         }
         for row, a, b in zip(record.results["prompts"], dense, elastic, strict=True)
     ]
-    return environment.get_template("demo.html.j2").render(
+    return template("demo.html.j2").render(
         record=record,
         headline=headline(record),
         cards=cards,
@@ -45,6 +42,14 @@ def demo_page(record: RunRecord, dense: list[Image.Image], elastic: list[Image.I
         branch=extreme_routes(record)[0].branch,
         tau=record.config["elastic"]["tau"],
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package; a name it lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("elastic_dit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(name)
 
 
 def data_uri(png: bytes) -> str:

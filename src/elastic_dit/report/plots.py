@@ -38,7 +38,7 @@ def heat_map(record: RunRecord) -> bytes:
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, colors=FAINT)
     _legend(figure, record)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def side_by_side(record: RunRecord, dense: list[Image.Image], elastic: list[Image.Image]) -> bytes:
@@ -61,7 +61,7 @@ def side_by_side(record: RunRecord, dense: list[Image.Image], elastic: list[Imag
             axis.set_title(text, fontsize=9, color=INK if offset == 0 else FAINT)
             if column == 0:
                 axis.text(-0.06, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right", color=INK)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def enlarged(image: Image.Image) -> Image.Image:
@@ -133,7 +133,8 @@ def _wrap(text: str, width: int) -> str:
     return textwrap.fill(textwrap.shorten(text, 2 * width, placeholder="…"), width)
 
 
-def _png(figure: Any) -> bytes:
+def png_bytes(figure: Any) -> bytes:
+    """A figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, facecolor="white")
     return buffer.getvalue()

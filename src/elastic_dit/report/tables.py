@@ -10,12 +10,14 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header; every column but the first is numbers."""
+    """Rows of text under a header."""
 
     title: str
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
+    words: bool = False
+    """Every column is words; else every one but the first is numbers."""
 
 
 def latency_table(record: RunRecord) -> Table:
