@@ -22,9 +22,13 @@ check: install
 figures: install
 	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json
 
-# The table of docs/performance.md.
-bench: install
-	$(BIN)/elastic-dit bench --json docs/bench/flux-cpu.json --markdown docs/bench/flux-cpu.md
+# The tables and plots of docs/performance.md: about an hour on two cores.
+BENCHES := speed peers scaling training
+bench: $(BENCHES:%=docs/bench/%.json)
+	$(BIN)/elastic-dit bench report $^ --output docs/bench/index.html --plots docs/bench
+
+docs/bench/%.json: $(VENV)/installed
+	$(BIN)/elastic-dit bench $* $(if $(filter scaling,$*),--image-tokens 256) --json $@ --markdown docs/bench/$*.md
 
 install: $(VENV)/installed
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from elastic_dit.backbones import backbones
 from elastic_dit.baselines import Applied, Task, baselines
-from elastic_dit.bench.race import counting
+from elastic_dit.bench.race import Counting
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
 from tiny import Tiny
@@ -42,7 +42,7 @@ class Runs:
 
     def flops(self, transformer: Any, applied: Applied = DENSE) -> int:
         """FLOPs of a run."""
-        with counting() as counter:
+        with Counting() as counter:
             self.run(transformer, applied)
         return counter.get_total_flops()
 

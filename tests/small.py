@@ -3,11 +3,11 @@
 from elastic_dit.bench import sizes
 
 
-def small_flux(branches: int = 1) -> sizes.Size:
+def small_flux(branches: int = 1, heads: int = 2) -> sizes.Size:
     build = sizes.flux_builder(
         in_channels=8,
         attention_head_dim=16,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         joint_attention_dim=12,
         pooled_projection_dim=10,
         guidance_embeds=True,

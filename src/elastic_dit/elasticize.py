@@ -164,8 +164,8 @@ class ElasticModel:
         """From now on every block runs and decisions are differentiable masks (Eq. 7, 8, 13).
 
         Args:
-            gradient_checkpointing: recompute the blocks in the backward pass, as is always done for the routers. None takes over
-                the transformer's own setting, which would run the routers twice.
+            gradient_checkpointing: recompute the blocks in the backward pass, as is always done for the
+                routers. None takes over the transformer's own setting, which would record each decision twice.
         """
         if gradient_checkpointing is None:
             gradient_checkpointing = self._engine.gradient_checkpointing or getattr(

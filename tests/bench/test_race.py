@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastic_dit.bench.race import Contender, Timing, counting, race, row
+from elastic_dit.bench.race import Contender, Counting, Timing, race, row
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.speed import Lane
 from elastic_dit.bench.trajectory import Trajectory
@@ -59,6 +59,6 @@ def test_a_typical_run_is_made_of_the_median_of_each_step() -> None:
 
 def test_attention_is_counted_on_the_cpu() -> None:
     q = torch.randn(1, 2, 8, 16)
-    with counting() as counter, torch.no_grad():
+    with Counting() as counter, torch.no_grad():
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
     assert counter.get_total_flops() == 2 * 2 * (2 * 8 * 8 * 16)

@@ -16,9 +16,7 @@ def lane(tiny_size: Size) -> Lane:
 
 def test_a_record_of_every_variant(lane: Lane) -> None:
     shown: list[tuple[str, int, int]] = []
-    record = speed(
-        lane, batch=3, steps=4, repeats=2, compiled=False, progress=lambda *state: shown.append(state)
-    )
+    record = speed(lane, batch=3, steps=4, repeats=2, compiled=False, progress=lambda *state: shown.append(state))
     rows = {row["name"]: row for row in record.results["rows"]}
     assert list(rows) == ["dense", "all open", "skip", "skip + width", "skip + width + cache", "the same, frozen"]
     shares = [row["flops_share"] for row in rows.values()]
@@ -76,7 +74,7 @@ def test_a_twin_shares_the_weights(lane: Lane) -> None:
 def test_the_sizes_are_what_they_say() -> None:
     with torch.device("meta"):
         counts = {name: sum(p.numel() for p in SIZES[name].transformer().parameters()) for name in SIZES}
-    assert counts["flux-cpu"] == pytest.approx(160.5e6, rel=0.02)
+    assert counts["flux-cpu"] == pytest.approx(113e6, rel=0.03)
     assert counts["flux.1-dev"] == pytest.approx(11.9e9, rel=0.02)
     assert counts["qwen-image"] == pytest.approx(20.4e9, rel=0.02)
     assert counts["hunyuan3d-2.0"] == pytest.approx(1.1e9, rel=0.1)

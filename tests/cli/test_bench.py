@@ -36,7 +36,7 @@ def test_every_table_and_the_page(
     page, plots = tmp_path / "page.html", tmp_path / "plots"
     assert main(["bench", "report", *files, "--output", str(page), "--plots", str(plots)]) == 0
     assert "<html" in page.read_text()
-    assert {plot.stem for plot in plots.glob("*.png")} >= {"speedup", "timeline", "scaling"}
+    assert {plot.stem for plot in plots.glob("*.png")} == {"speed-flops", "timeline", "peers-flops", "scaling"}
 
 
 def test_an_unknown_size_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

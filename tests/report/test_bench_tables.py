@@ -71,7 +71,13 @@ def test_training_has_time_and_memory(training_record: RunRecord) -> None:
     shown = next(cells for cells in table.rows if cells[0] == "elastic")
     assert shown[1] == seconds(row["step_seconds"])
     assert shown[2].startswith(f"{row['ratio']['median']:.2f}")
-    assert shown[3:] == (size_of(row["peak_bytes"]), f"{row['memory_ratio']:.2f}", "3.0 MiB", "1.10", "dense")
+    assert shown[3:] == (
+        size_of(row["peak_bytes"]),
+        f"{row['memory_ratio']:.2f}",
+        size_of(row["saved_bytes"]),
+        f"{row['saved_ratio']:.2f}",
+        "dense",
+    )
     assert table.rows[3][-1] == "dense, checkpointing"
 
 

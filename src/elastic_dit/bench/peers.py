@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
-from elastic_dit.bench.race import Contender, Progress, counting, silent
+from elastic_dit.bench.race import Contender, Counting, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.speed import Lane, record_of, settings
 from elastic_dit.bench.trajectory import Trajectory
@@ -74,12 +74,8 @@ def peers(
             "setting": setting if baseline.setting else None,
         }
     rows, samples = lane.race(contenders, steps, batch, repeats, progress)
-    rows = [row | about.get(row["name"], {}) for row in rows]
-    record = record_of(
-        "peers", lane, rows, samples, command, (config or {}) | settings(steps, batch, repeats, seed)
-    )
-    record.results["left_out"] = left_out
-    return record
+    results = {"rows": [row | about.get(row["name"], {}) for row in rows], "left_out": left_out}
+    return record_of("peers", lane, results, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
 
 
 class Tuner:
@@ -96,7 +92,7 @@ class Tuner:
     def flops(self, contender: Contender) -> int:
         """Of one run."""
         self._run(contender, steps=1)  # the elastic model measures its blocks at its first step
-        with counting() as counter:
+        with Counting() as counter:
             self._run(contender)
         return counter.get_total_flops()
 

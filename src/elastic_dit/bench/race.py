@@ -85,7 +85,7 @@ def race(
                 if contender.steps is not None and index not in contender.steps:
                     seconds[own].append(0.0)
                 elif number == -1:
-                    with counting() as counter:
+                    with Counting() as counter:
                         latents[own], _ = trajectory.step(contender.transformer, latents[own], index)
                     results[own].flops += counter.get_total_flops()
                 else:
@@ -97,14 +97,14 @@ def race(
     return results
 
 
-class counting(FlopCounterMode):  # noqa: N801  a context manager
+class Counting(FlopCounterMode):
     """Counts the FLOPs that are really executed; what is compiled runs eagerly meanwhile."""
 
     def __init__(self) -> None:
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter does not know it
         super().__init__(display=False, custom_mapping={attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
 
-    def __enter__(self) -> "counting":
+    def __enter__(self) -> "Counting":
         self._stance = torch.compiler.set_stance("force_eager")
         self._stance.__enter__()
         super().__enter__()

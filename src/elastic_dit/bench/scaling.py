@@ -60,10 +60,8 @@ def scaling(
         points.append({"axis": axis, "value": value, "rows": rows})
         samples |= {f"{axis}_{value}_{name}": seconds for name, seconds in raw.items()}
         lane.size = size
-    record = record_of("scaling", lane, [], samples, command, (config or {}) | settings(steps, 1, repeats, seed))
-    del record.results["rows"]
-    record.results["points"] = points
-    return record
+    config = (config or {}) | settings(steps, 1, repeats, seed) | {"tokens": size.tokens}
+    return record_of("scaling", lane, {"points": points}, samples, command, config)
 
 
 def _point(

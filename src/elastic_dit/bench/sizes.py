@@ -93,7 +93,7 @@ def _drawer(transformer: Any) -> Callable[..., Tensor]:
 
 SIZES = {
     "flux-cpu": Size(
-        "FLUX's proportions at 160 M parameters, 576 image and 72 text tokens: for two CPU cores",
+        "FLUX's proportions at 113 M parameters, 576 image and 72 text tokens: for two CPU cores",
         steps=8,
         branches=1,
         blocks=12,
@@ -102,7 +102,7 @@ SIZES = {
         build=flux_builder(
             in_channels=64,
             attention_head_dim=64,
-            num_attention_heads=12,
+            num_attention_heads=10,
             joint_attention_dim=768,
             pooled_projection_dim=768,
             guidance_embeds=True,

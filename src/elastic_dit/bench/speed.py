@@ -125,9 +125,9 @@ def speed(
             lane.elastic_contender(CACHE, plan, compiled=True),
         ]
     rows, samples = lane.race(contenders, steps, batch, repeats, progress)
-    record = record_of("speed", lane, rows, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
-    record.results["timeline"] = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
-    return record
+    blocks = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
+    results = {"rows": rows, "timeline": blocks}
+    return record_of("speed", lane, results, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
 
 
 def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 3) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 3) ->
 def record_of(
     kind: str,
     lane: Lane,
-    rows: list[dict[str, Any]],
+    results: dict[str, Any],
     samples: dict[str, list[float]],
     command: str,
     config: dict[str, Any],
@@ -179,7 +179,7 @@ def record_of(
         config={"about": lane.size.about, "preset": lane.size.preset, "dtype": dtype, "rates": vars(Rates())}
         | {"device_type": lane.device.type}
         | config,
-        results={"parameters": sum(p.numel() for p in lane.dense.parameters()), "rows": rows},
+        results={"parameters": sum(p.numel() for p in lane.dense.parameters())} | results,
         samples=samples,
     )
 

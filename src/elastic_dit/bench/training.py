@@ -84,13 +84,17 @@ def training(
             each.forget()
     rows = [_row(name, seconds, memories) for name in seconds]
     measured = {f"{name}_seconds": values for name, values in seconds.items()}
-    return record_of("training", lane, rows, measured, command, (config or {}) | settings(1, batch, repeats, 0))
+    return record_of(
+        "training", lane, {"rows": rows}, measured, command, (config or {}) | settings(1, batch, repeats, 0)
+    )
 
 
 def memory(trainee: Trainee) -> tuple[int, int]:
     """Bytes at the peak of a step, weights and gradients included, and held after its forward pass, weights apart."""
     from torch.distributed._tools.mem_tracker import MemTracker
 
+    trainee.step()  # the elastic model measures its blocks at its first step
+    trainee.forget()
     tracker = MemTracker()
     tracker.track_external(trainee.transformer, *([] if trainee.model is None else [trainee.model.stack]))
     with tracker:

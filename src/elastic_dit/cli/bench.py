@@ -1,6 +1,7 @@
 """`elastic-dit bench`: time per step of elastic transformers beside dense ones and other methods, random weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +79,7 @@ def peers(
     size: SizeName = "flux-cpu",
     only: Annotated[list[str] | None, typer.Option(help="A baseline; repeat it for more.", show_default="all")] = None,
     batch: Batch = 1,
-    steps: Steps = 16,
+    steps: Steps = 12,
     repeats: Repeats = 7,
     compile: Compile = True,
     seed: Seed = 0,
@@ -117,11 +118,14 @@ def scaling(
     context: typer.Context,
     size: SizeName = "flux-cpu",
     batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,2,4,8",
-    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "256,1024,2304",
+    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "256,1024",
     blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
-    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,8,16,50",
+    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,16",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
-    repeats: Repeats = 3,
+    image_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Image tokens of the other axes' runs.", show_default="the model's")
+    ] = None,
+    repeats: Repeats = 7,
     seed: Seed = 0,
     threads: Threads = None,
     device: Device = None,
@@ -136,6 +140,7 @@ def scaling(
 
         given = {"batch": batches, "tokens": tokens, "blocks": blocks, "steps": lengths}
         axes: Any = {axis: _numbers(text) for axis, text in given.items()}
+        chosen = replace(chosen, tokens=image_tokens or chosen.tokens)
         return scaling.scaling(chosen, axes, where, number, steps=steps, repeats=repeats, seed=seed, **common)
 
     _run(context, measure, size, threads, device, dtype, json, markdown)
@@ -172,12 +177,13 @@ def report(
     """One HTML page of plots and tables from records, and the bars beside what was measured."""
     with needs_extra("bench", "report"):
         from elastic_dit.records import RunRecord
-        from elastic_dit.report.bench_page import bench_page, bench_plots
+        from elastic_dit.report.bench_page import bench_page, figures
     read = [RunRecord.read(file) for file in records]
     write_bytes(output, bench_page(read).encode())
     if plots is not None:
-        for name, png in bench_plots(read).items():
-            write_bytes(plots / f"{name}.png", png)
+        for record in read:
+            for figure in figures(record):
+                write_bytes(plots / f"{figure.name}.png", figure.png)
     print(output)
 
 

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,3 +109,14 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
         return x.mean(dim=1)
     weight = mask.to(x.dtype).unsqueeze(-1)  # (B, T, 1)
     return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def mean_over_ranks(output: RouterOutput, group: dist.ProcessGroup) -> RouterOutput:
+    """What one rank with all tokens would say, where each rank has an equal share of them: the heads are linear.
+
+    Without it ranks would take different routes and wait for one another forever.
+    """
+    logits = torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1)
+    dist.all_reduce(logits, group=group)
+    logits = logits / group.size()
+    return RouterOutput(logits[:, 0], logits[:, 1:])

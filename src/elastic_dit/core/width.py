@@ -71,13 +71,13 @@ class MaskedLinear(torch.autograd.Function):
         """By the chain rule; h * m is computed again."""
         (grad,), (h, mask, weight) = grads, ctx.saved_tensors
         wants_h, wants_mask, wants_weight, wants_bias = ctx.needs_input_grad
-        masked = grad @ weight if wants_h or wants_mask else grad  # (B, T, F), of h * m
-        return (
-            masked * mask if wants_h else None,
-            (masked * h).sum(dim=1, keepdim=True) if wants_mask else None,
-            grad.flatten(0, 1).T @ (h * mask).flatten(0, 1) if wants_weight else None,
-            grad.sum(dim=(0, 1)) if wants_bias else None,
-        )
+        d_weight = grad.flatten(0, 1).T @ (h * mask).flatten(0, 1) if wants_weight else None
+        d_bias = grad.sum(dim=(0, 1)) if wants_bias else None
+        if not (wants_h or wants_mask):
+            return None, None, d_weight, d_bias
+        d_masked = grad @ weight  # (B, T, F), of h * m
+        d_mask = (d_masked * h).sum(dim=1, keepdim=True) if wants_mask else None
+        return d_masked.mul_(mask), d_mask, d_weight, d_bias
 
 
 def masked_linear(linear: nn.Linear, h: Tensor, mask: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def masked_linear(linear: nn.Linear, h: Tensor, mask: Tensor) -> Tensor:
         low = torch.get_autocast_dtype(device)
         h, weight, bias = h.to(low), weight.to(low), None if bias is None else bias.to(low)
     with torch.autocast(device, enabled=False):
-        return cast(Tensor, MaskedLinear.apply(h, mask.to(h.dtype).unsqueeze(1), weight, bias))
+        return cast(Tensor, MaskedLinear.apply(h, mask.to(h.dtype).unsqueeze(1), weight, bias))  # pyright: ignore[reportUnknownMemberType]
 
 
 def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> Tensor:

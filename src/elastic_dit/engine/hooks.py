@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from diffusers.models.attention_dispatch import attention_backend
@@ -21,7 +22,7 @@ from elastic_dit.core.cache import FeatureBank
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
 from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.objective import Routing
-from elastic_dit.core.router import Router, RouterOutput, RouterStack
+from elastic_dit.core.router import Router, RouterOutput, RouterStack, mean_over_ranks
 from elastic_dit.core.width import width_probabilities
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.run import Branch, Run, enter
@@ -181,6 +182,9 @@ class Engine:
         if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
             route = partial(checkpoint, route, use_reentrant=False)
         output = route(tokens, condition, mask)
+        group = _token_group(self.transformer)
+        if group is not None:
+            output = mean_over_ranks(output, group)
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
@@ -223,6 +227,13 @@ class Engine:
 def _call_router(router: nn.Module, tokens: Tensor, condition: Tensor, mask: Tensor | None) -> RouterOutput:
     """A function, so that one compiled graph serves all routers."""
     return router(tokens, condition, mask)
+
+
+def _token_group(transformer: Any) -> dist.ProcessGroup | None:
+    """The ranks that share out the tokens, if diffusers' context parallelism is on."""
+    parallel = getattr(transformer, "_parallel_config", None)
+    context = None if parallel is None else parallel.context_parallel_config
+    return None if context is None else context._flattened_mesh.get_group()
 
 
 class RootHook(ModelHook):

@@ -12,12 +12,19 @@ from elastic_dit.report.tables import Table
 
 
 class Figure(NamedTuple):
-    """An image of a page."""
+    """A plot of a record."""
 
-    uri: str
+    name: str
+    """Of its file, without the ending."""
+    png: bytes
     caption: str
     narrow: bool = False
     """It is legible at half the page's width."""
+
+    @property
+    def uri(self) -> str:
+        """For a page."""
+        return data_uri(self.png)
 
 
 def bench_page(records: Sequence[RunRecord]) -> str:
@@ -77,17 +84,17 @@ def figures(record: RunRecord) -> list[Figure]:
         caption = (
             "Speed-up against FLOPs. On the line, time is FLOPs; above it, more is saved than that. Bars: the range."
         )
-        made.append(Figure(data_uri(share_plot(record)), caption, narrow=True))
+        made.append(Figure(f"{record.kind}-flops", share_plot(record), caption, narrow=True))
     if "timeline" in record.results:
         caption = (
             f"One step of “{CACHE}” beside dense. Each block leads down to its own time, coloured by what happened."
         )
-        made.append(Figure(data_uri(timeline_plot(record)), caption))
+        made.append(Figure("timeline", timeline_plot(record), caption))
     if record.kind == "scaling" and record.results["points"]:
         caption = (
             "Time beside FLOPs, both as a share of dense. The gap between the solid and the dashed line is overhead."
         )
-        made.append(Figure(data_uri(scaling_plot(record)), caption))
+        made.append(Figure("scaling", scaling_plot(record), caption))
     return made
 
 
