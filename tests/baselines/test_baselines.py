@@ -34,7 +34,6 @@ def test_the_baselines_there_are() -> None:
         baseline = baselines[name]
         assert baseline.name == name and baseline.about.endswith(".") and baseline.source
         assert list(baseline.settings) == sorted(baseline.settings)
-        assert baseline.adaptive == (len(baseline.settings) > 1)
 
 
 def test_it_runs_and_forgets_the_run_before(runs: Runs, name: str) -> None:

@@ -59,3 +59,12 @@ def test_a_peer_that_does_not_fit_is_left_out(lane: Lane, monkeypatch: pytest.Mo
 def test_an_unknown_peer_is_refused(lane: Lane) -> None:
     with pytest.raises(UnknownNameError, match="teacache"):
         peers(lane, ["teecache"], batch=1, steps=4, repeats=1, compiled=False)
+
+
+@pytest.mark.slow
+def test_compiled_rows_stand_beside_the_plain_dense_model(lane: Lane) -> None:
+    record = peers(lane, ["compiled"], batch=1, steps=3, repeats=1, compiled=True)
+    rows = {row["name"]: row for row in record.results["rows"]}
+    assert rows["compiled"]["reference"] == rows["elastic, compiled"]["reference"] == "dense"
+    assert rows["compiled"]["flops_share"] == 1
+    assert rows["elastic, compiled"]["flops_share"] == pytest.approx(rows["elastic"]["flops_share"])

@@ -47,8 +47,6 @@ class Baseline:
     """The settings worth trying, from the mildest to the strongest."""
     apply: Callable[[Any, float, Task], Applied]
     """(transformer, setting, task): change a fresh transformer in place. Nothing is undone: take a copy."""
-    adaptive: bool = True
-    """Whether a setting must be found that gives the wanted speed; false: what is published fixes it."""
 
 
 baselines: Registry[Baseline] = Registry("baseline", "elastic_dit.baselines")

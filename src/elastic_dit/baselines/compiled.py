@@ -25,6 +25,5 @@ baselines.add(
         setting="",
         settings=(0.0,),
         apply=_apply,
-        adaptive=False,
     ),
 )

@@ -47,6 +47,5 @@ baselines.add(
         setting="share of the first block list removed",
         settings=(11 / 19,),
         apply=_apply,
-        adaptive=False,
     ),
 )

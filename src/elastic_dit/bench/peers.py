@@ -1,10 +1,11 @@
 """The elastic model and every baseline in one race, those with a dial at the setting nearest in FLOPs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
-from elastic_dit.bench.race import Contender, Counting, Progress, silent
+from elastic_dit.bench.race import DENSE, Contender, Counting, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.speed import Lane, record_of, settings
 from elastic_dit.bench.trajectory import Trajectory
@@ -54,7 +55,7 @@ def peers(
         lane.elastic_contender("elastic, frozen", plan, routed=False),
     ]
     if compiled:
-        contenders.append(lane.elastic_contender("elastic", plan, compiled=True))
+        contenders.append(replace(lane.elastic_contender("elastic", plan, compiled=True), reference=DENSE))
     tuner = Tuner(lane, Trajectory(lane.size, lane.dense, batch, steps))
     wanted = tuner.flops(contenders[1])
     about: dict[str, dict[str, Any]] = {}

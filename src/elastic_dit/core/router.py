@@ -117,6 +117,6 @@ def mean_over_ranks(output: RouterOutput, group: dist.ProcessGroup) -> RouterOut
     Without it ranks would take different routes and wait for one another forever.
     """
     logits = torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1)
-    dist.all_reduce(logits, group=group)
+    dist.all_reduce(logits, group=group)  # pyright: ignore[reportUnknownMemberType]
     logits = logits / group.size()
     return RouterOutput(logits[:, 0], logits[:, 1:])
