@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
+from elastic_dit.bench.lane import Lane
 from elastic_dit.bench.peers import Tuner, peers
 from elastic_dit.bench.sizes import Size
-from elastic_dit.bench.speed import Lane
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.errors import BackboneError, UnknownNameError
 

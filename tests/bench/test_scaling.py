@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from elastic_dit.bench.lane import Lane
 from elastic_dit.bench.scaling import scaling
 from elastic_dit.bench.sizes import Size
-from elastic_dit.bench.speed import Lane
 from elastic_dit.bench.training import Trainee, memory, training
 from small import small_flux
 

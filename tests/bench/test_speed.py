@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from elastic_dit.bench.lane import Lane
 from elastic_dit.bench.sizes import SIZES, Size, size
-from elastic_dit.bench.speed import Lane, speed
+from elastic_dit.bench.speed import speed
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import UnknownNameError
 
@@ -62,6 +63,15 @@ def test_compiled_rows_are_compared_with_the_compiled_dense_model(lane: Lane) ->
     assert compiled["reference"] == "dense, compiled"
     assert compiled["flops_share"] == pytest.approx(rows["skip + width + cache"]["flops_share"])
     assert rows["dense, compiled"]["flops_share"] == 1
+
+
+def test_weights_are_made_in_the_dtype(tiny_size: Size) -> None:
+    lane = Lane(tiny_size, torch.device("cpu"), torch.bfloat16)
+    assert {parameter.dtype for parameter in lane.dense.parameters()} == {torch.bfloat16}
+    record = speed(lane, batch=2, steps=2, repeats=1, compiled=False)
+    assert record.config["dtype"] == "bfloat16"
+    assert {parameter.dtype for parameter in lane.elastic["skip"].stack.parameters()} == {torch.float32}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_twin_shares_the_weights(lane: Lane) -> None:

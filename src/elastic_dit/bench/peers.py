@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
+from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import DENSE, Contender, Counting, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
-from elastic_dit.bench.speed import Lane, record_of, settings
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.errors import BackboneError
 from elastic_dit.records import RunRecord

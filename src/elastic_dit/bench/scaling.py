@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.sizes import Size
-from elastic_dit.bench.speed import ALL_OPEN, CACHE, Lane, record_of, settings
+from elastic_dit.bench.speed import ALL_OPEN, CACHE
 from elastic_dit.engine.plan import Plan
 from elastic_dit.records import RunRecord
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
-from elastic_dit.bench.speed import Lane, record_of, settings
 from elastic_dit.bench.timing import spread, synchronize
 from elastic_dit.elasticize import ElasticModel, elasticize
 from elastic_dit.records import RunRecord

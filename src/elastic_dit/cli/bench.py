@@ -59,9 +59,10 @@ def speed(
 
     def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
         from elastic_dit.bench import speed
+        from elastic_dit.bench.lane import Lane
 
         return speed.speed(
-            speed.Lane(chosen, where, number),
+            Lane(chosen, where, number),
             batch=batch,
             steps=steps or chosen.steps,
             repeats=repeats,
@@ -97,10 +98,11 @@ def peers(
 
     def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
         from elastic_dit.baselines import baselines
-        from elastic_dit.bench import peers, speed
+        from elastic_dit.bench import peers
+        from elastic_dit.bench.lane import Lane
 
         return peers.peers(
-            speed.Lane(chosen, where, number),
+            Lane(chosen, where, number),
             only or list(baselines),
             batch=batch,
             steps=steps or chosen.steps,
@@ -161,9 +163,10 @@ def training(
     """What an elastic training step costs beside a dense one, in time and memory."""
 
     def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
-        from elastic_dit.bench import speed, training
+        from elastic_dit.bench import training
+        from elastic_dit.bench.lane import Lane
 
-        return training.training(speed.Lane(chosen, where, number), batch=batch, repeats=repeats, **common)
+        return training.training(Lane(chosen, where, number), batch=batch, repeats=repeats, **common)
 
     _run(context, measure, size, threads, device, dtype, json, markdown)
 
