@@ -33,13 +33,13 @@ bench-gpu: install
 	for size in flux.1-dev qwen-image hunyuan3d-2.0; do \
 	  $(BIN)/elastic-dit bench speed --size $$size --device cuda --json $(GPU)/$$size.json || exit; done
 	$(BIN)/elastic-dit bench peers --size flux.1-dev --steps 28 --device cuda --json $(GPU)/peers.json
-	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --tokens 256,1024,4096,16384 \
-	  --lengths 4,8,28,50 --json $(GPU)/scaling.json
+	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \
+	  --tokens 256,1024,4096,16384 --lengths 4,8,28,50 --json $(GPU)/scaling.json
 	$(BIN)/elastic-dit bench training --size hunyuan3d-2.0 --device cuda --json $(GPU)/training.json
 	$(BIN)/elastic-dit bench report $(GPU)/*.json --output $(GPU)/index.html --plots $(GPU)
 
 docs/bench/%.json: $(VENV)/installed
-	$(BIN)/elastic-dit bench $* $(if $(filter scaling,$*),--image-tokens 256) --json $@ --markdown docs/bench/$*.md
+	$(BIN)/elastic-dit bench $* --json $@ --markdown docs/bench/$*.md
 
 install: $(VENV)/installed
 

@@ -84,12 +84,13 @@ def test_a_twin_shares_the_weights(lane: Lane) -> None:
 def test_the_sizes_are_what_they_say() -> None:
     with torch.device("meta"):
         counts = {name: sum(p.numel() for p in SIZES[name].transformer().parameters()) for name in SIZES}
-    assert counts["flux-cpu"] == pytest.approx(113e6, rel=0.03)
+    assert counts["flux-cpu"] == pytest.approx(160.5e6, rel=0.02)
+    assert counts["flux-cpu-small"] == pytest.approx(113e6, rel=0.02)
     assert counts["flux.1-dev"] == pytest.approx(11.9e9, rel=0.02)
     assert counts["qwen-image"] == pytest.approx(20.4e9, rel=0.02)
     assert counts["hunyuan3d-2.0"] == pytest.approx(1.1e9, rel=0.1)
     with pytest.raises(UnknownNameError, match="flux-cpu"):
-        size("flux-cpus")
+        size("flux-gpu")
 
 
 def lane_plan(lane: Lane) -> Plan:

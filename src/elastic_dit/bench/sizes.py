@@ -91,23 +91,35 @@ def _drawer(transformer: Any) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(*shape, generator=generator).to(transformer.device, transformer.dtype)
 
 
+CPU: dict[str, Any] = {
+    "in_channels": 64,
+    "attention_head_dim": 64,
+    "joint_attention_dim": 768,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (8, 28, 28),
+}
+"""What the sizes for two CPU cores have in common."""
+
 SIZES = {
     "flux-cpu": Size(
-        "FLUX's proportions at 113 M parameters, 576 image and 72 text tokens: for two CPU cores",
-        steps=8,
+        "FLUX's proportions at 160 M parameters, 576 image and 72 text tokens: for two CPU cores",
+        steps=6,
         branches=1,
         blocks=12,
         tokens=24**2,
         text=72,
-        build=flux_builder(
-            in_channels=64,
-            attention_head_dim=64,
-            num_attention_heads=10,
-            joint_attention_dim=768,
-            pooled_projection_dim=768,
-            guidance_embeds=True,
-            axes_dims_rope=(8, 28, 28),
-        ),
+        build=flux_builder(num_attention_heads=12, **CPU),
+        inputs=flux_inputs,
+    ),
+    "flux-cpu-small": Size(
+        "FLUX's proportions at 113 M parameters, 256 image and 32 text tokens: for many measurements on two CPU cores",
+        steps=12,
+        branches=1,
+        blocks=12,
+        tokens=16**2,
+        text=32,
+        build=flux_builder(num_attention_heads=10, **CPU),
         inputs=flux_inputs,
     ),
     "flux.1-dev": Size(

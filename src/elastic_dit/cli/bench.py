@@ -1,7 +1,6 @@
 """`elastic-dit bench`: time per step of elastic transformers beside dense ones and other methods, random weights."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,9 @@ app = typer.Typer(
     "every step.",
 )
 
-SizeName = Annotated[str, typer.Option("--size", help="flux-cpu, or for a GPU: flux.1-dev, qwen-image, hunyuan3d-2.0.")]
+SizeName = Annotated[
+    str, typer.Option("--size", help="flux-cpu, flux-cpu-small, or for a GPU: flux.1-dev, qwen-image, hunyuan3d-2.0.")
+]
 Batch = Annotated[int, typer.Option(min=1, help="Samples; each takes its own route.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps of a run.", show_default="the model's")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each.")]
@@ -77,10 +78,10 @@ def speed(
 @app.command()
 def peers(
     context: typer.Context,
-    size: SizeName = "flux-cpu",
+    size: SizeName = "flux-cpu-small",
     only: Annotated[list[str] | None, typer.Option(help="A baseline; repeat it for more.", show_default="all")] = None,
     batch: Batch = 1,
-    steps: Steps = 12,
+    steps: Steps = None,
     repeats: Repeats = 7,
     compile: Compile = True,
     seed: Seed = 0,
@@ -118,15 +119,12 @@ def peers(
 @app.command()
 def scaling(
     context: typer.Context,
-    size: SizeName = "flux-cpu",
-    batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,2,4,8",
-    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "256,1024",
+    size: SizeName = "flux-cpu-small",
+    batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,8",
+    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "1024",
     blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
-    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,16",
+    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,8",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
-    image_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Image tokens of the other axes' runs.", show_default="the model's")
-    ] = None,
     repeats: Repeats = 7,
     seed: Seed = 0,
     threads: Threads = None,
@@ -142,7 +140,6 @@ def scaling(
 
         given = {"batch": batches, "tokens": tokens, "blocks": blocks, "steps": lengths}
         axes: Any = {axis: _numbers(text) for axis, text in given.items()}
-        chosen = replace(chosen, tokens=image_tokens or chosen.tokens)
         return scaling.scaling(chosen, axes, where, number, steps=steps, repeats=repeats, seed=seed, **common)
 
     _run(context, measure, size, threads, device, dtype, json, markdown)
@@ -151,7 +148,7 @@ def scaling(
 @app.command()
 def training(
     context: typer.Context,
-    size: SizeName = "flux-cpu",
+    size: SizeName = "flux-cpu-small",
     batch: Batch = 1,
     repeats: Repeats = 7,
     threads: Threads = None,

@@ -51,10 +51,12 @@ class Router(nn.Module):
             mask: (B, T), true where a token counts in the mean; None counts all.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
-            gamma, delta = self.modulation(condition.float()).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, D)
-            x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)
-            x = torch.addcmul(delta, x, 1 + gamma)  # Eq. 4, (B, T, D), in one pass
-            h = self.activation(self.proj(x))  # Eq. 5, (B, T, R)
+            gamma, delta = self.modulation(condition.float()).chunk(2, dim=-1)  # (B, D)
+            x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)  # (B, T, D)
+            # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
+            weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
+            bias = self.proj(delta).unsqueeze(1)  # (B, 1, R)
+            h = self.activation(torch.baddbmm(bias, x, weight.mT))  # (B, T, R)
             pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
             return RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
 
