@@ -25,7 +25,7 @@ figures: install
 # The tables and plots of docs/performance.md: about an hour on two cores.
 BENCHES := speed peers scaling training
 bench: $(BENCHES:%=docs/bench/%.json)
-	$(BIN)/elastic-dit bench report $^ --output docs/bench/index.html --plots docs/bench
+	$(BIN)/elastic-dit bench report $^ --output docs/bench/index.html --plots docs/bench --markdown docs/bench/bars.md
 
 # The same at real sizes, for one GPU with 80 GB; nothing comes from the network. Not run yet.
 GPU := docs/bench/gpu

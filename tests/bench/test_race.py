@@ -1,4 +1,4 @@
-"""Contenders take turns; FLOPs are counted as executed; ratios come from typical runs."""
+"""Contenders take turns; FLOPs are counted as executed; ratios compare neighbours in time."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elastic_dit.bench.lane import Lane
-from elastic_dit.bench.race import Contender, Counting, Timing, race, row
+from elastic_dit.bench.race import Contender, Counting, Timing, paired_ratio, race, row
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
 
@@ -51,10 +51,12 @@ def test_turns_flops_and_seconds(trajectory: Trajectory) -> None:
     assert result["step_seconds"]["median"] < 0.004 * trajectory.branches
 
 
-def test_a_typical_run_is_made_of_the_median_of_each_step() -> None:
-    timing = Timing(flops=1, seconds=((1.0, 9.0), (2.0, 3.0), (7.0, 4.0)))
-    assert timing.typical == 2 + 4
-    assert timing.runs == [10, 5, 11]
+def test_a_slow_minute_moves_no_paired_ratio() -> None:
+    """The second run is ten times slower for both; one turn of the third is an accident."""
+    dense = Timing(flops=1, seconds=((2.0, 4.0), (20.0, 40.0), (2.0, 4.0)))
+    own = Timing(flops=1, seconds=((1.0, 3.0), (10.0, 30.0), (1.0, 90.0)))
+    assert paired_ratio(own, dense) == pytest.approx((0.5 * 2 + 0.75 * 4) / (2 + 4))
+    assert own.runs == [4, 40, 91]
 
 
 def test_attention_is_counted_on_the_cpu() -> None:

@@ -34,7 +34,23 @@ def test_every_table_and_the_page(
         files.append(str(file))
     assert "elastic" in capsys.readouterr().out
     page, plots = tmp_path / "page.html", tmp_path / "plots"
-    assert main(["bench", "report", *files, "--output", str(page), "--plots", str(plots)]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "report",
+                *files,
+                "--output",
+                str(page),
+                "--plots",
+                str(plots),
+                "--markdown",
+                str(tmp_path / "bars.md"),
+            ]
+        )
+        == 0
+    )
+    assert "every block open" in (tmp_path / "bars.md").read_text()
     assert "<html" in page.read_text()
     assert {plot.stem for plot in plots.glob("*.png")} == {"speed-flops", "timeline", "peers-flops", "scaling"}
 

@@ -51,11 +51,6 @@ class Timing:
         """Seconds of each run."""
         return [sum(run) for run in self.seconds]
 
-    @property
-    def typical(self) -> float:
-        """Seconds of a run in which every step takes its median over the runs."""
-        return sum(map(statistics.median, zip(*self.seconds, strict=True)))
-
 
 def race(
     contenders: Sequence[Contender], trajectory: Trajectory, repeats: int, progress: Progress = silent
@@ -115,21 +110,33 @@ class Counting(FlopCounterMode):
         self._stance.__exit__(*error)
 
 
+def paired_ratio(own: Timing, reference: Timing) -> float:
+    """Time over the reference's time: at each step the median over the runs of the ratio within one turn.
+
+    Neighbours in time meet the same machine, so a slow minute moves both. Steps weigh by the reference's median time.
+    """
+    turns = [list(zip(a, b, strict=True)) for a, b in zip(own.seconds, reference.seconds, strict=True)]
+    steps = list(zip(*turns, strict=True))
+    ratios = [statistics.median(mine / theirs for mine, theirs in step) for step in steps]
+    weights = [statistics.median(theirs for _, theirs in step) for step in steps]
+    return sum(ratio * weight for ratio, weight in zip(ratios, weights, strict=True)) / sum(weights)
+
+
 def row(contender: Contender, timings: dict[str, Timing], steps: int) -> dict[str, Any]:
     """A contender beside its reference: seconds a step, FLOPs, speed-up and how much of the predicted one it is.
 
-    Ratios are of typical runs, each step at its median over the repeats; their spread is over single runs.
+    A ratio's median is the paired one; its range is of whole runs.
     """
     own, reference = timings[contender.name], timings[contender.reference]
     share = own.flops / reference.flops
     pairs = [mine / theirs for mine, theirs in zip(own.runs, reference.runs, strict=True)]
-    ratio = {"median": own.typical / reference.typical, "min": min(pairs), "max": max(pairs)}
+    ratio = {"median": paired_ratio(own, reference), "min": min(pairs), "max": max(pairs)}
     speedup = {"median": 1 / ratio["median"], "min": 1 / ratio["max"], "max": 1 / ratio["min"]}
     return {
         "name": contender.name,
         "reference": contender.reference,
         "flops_share": share,
-        "step_seconds": spread([run / steps for run in own.runs]) | {"median": own.typical / steps},
+        "step_seconds": spread([run / steps for run in own.runs]),
         "ratio": ratio,
         "speedup": speedup,
         "predicted_speedup": 1 / share,

@@ -173,17 +173,23 @@ def report(
     records: Annotated[list[Path], typer.Argument(help="RunRecords that the other commands wrote.")],
     output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("bench.html"),
     plots: Annotated[Path | None, typer.Option(help="A folder for the plots as PNG files.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the bars as Markdown.")] = None,
 ) -> None:
     """One HTML page of plots and tables from records, and the bars beside what was measured."""
     with needs_extra("bench", "report"):
         from elastic_dit.records import RunRecord
+        from elastic_dit.report.bench_bars import bars
         from elastic_dit.report.bench_page import bench_page, figures
+        from elastic_dit.report.bench_tables import table_markdown
     read = [RunRecord.read(file) for file in records]
     write_bytes(output, bench_page(read).encode())
     if plots is not None:
         for record in read:
             for figure in figures(record):
                 write_bytes(plots / f"{figure.name}.png", figure.png)
+    if markdown is not None:
+        write_bytes(markdown, table_markdown(bars(read)).encode())
+    print_table(bars(read))
     print(output)
 
 

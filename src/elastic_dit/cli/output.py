@@ -53,8 +53,8 @@ def print_table(table: "Table") -> None:
 
     shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(table.header):
-        numbers = index > 0 and not table.words
-        shown.add_column(name, justify="right" if numbers else "left", no_wrap=numbers)
+        words = index == 0 or table.words
+        shown.add_column(name, justify="left" if words else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
     Console().print(shown)

@@ -16,7 +16,8 @@ SPEED_NOTE = (
     "Beside: the run that FLOPs and speed-up are compared with. FLOPs: counted as executed, by torch's counter, as a "
     "share of that run's. Step: time of one denoising step in the transformer, all guidance passes. Predicted: the "
     "speed-up if time were FLOPs. Realised: the share of it that was measured; above 1, something else than fewer "
-    "FLOPs helps. A first number takes each step at its median over the runs; the range is of single runs."
+    "FLOPs helps. The first number of a ratio is its median over the runs at each step, both measured in the same "
+    "turn; the range is of whole runs."
 )
 
 
@@ -33,11 +34,13 @@ def tables(record: RunRecord) -> list[Table]:
 
 def markdown(record: RunRecord) -> str:
     """All tables, each with its note, and where they were measured."""
-    lines: list[str] = []
-    for table in tables(record):
-        lines += [f"**{table.title}**", "", _line(table.header), _line(["---"] * len(table.header))]
-        lines += [*map(_line, table.rows), "", *([table.note, ""] if table.note else [])]
-    return "\n".join([*lines, f"{where(record)}: `{record.command}`", ""])
+    return "\n".join([*map(table_markdown, tables(record)), f"{where(record)}: `{record.command}`", ""])
+
+
+def table_markdown(table: Table) -> str:
+    """One table with its title and note."""
+    lines = [f"**{table.title}**", "", _line(table.header), _line(["---"] * len(table.header))]
+    return "\n".join([*lines, *map(_line, table.rows), "", *([table.note, ""] if table.note else [])])
 
 
 def where(record: RunRecord) -> str:
@@ -145,8 +148,8 @@ def _scaling(record: RunRecord) -> list[Table]:
         f"{_setting(record)} {_routes_note(record)} One setting varies in each table. FLOPs: of “{CACHE}”, counted as "
         "executed, by torch's counter, as a share of the dense run's. Time: of its step, as a share of the dense one. "
         "Predicted: its speed-up if time were FLOPs. Realised: the share of it that was measured. All open: time with "
-        "every block open, as a share of dense. A first number takes each step at its median over the runs; the range "
-        "is of single runs."
+        "every block open, as a share of dense. The first number of a ratio is its median over the runs at each step, "
+        "both measured in the same turn; the range is of whole runs."
     )
     return [*made[:-1], Table(made[-1].title, made[-1].header, made[-1].rows, note)] if made else []
 
