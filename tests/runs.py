@@ -20,7 +20,17 @@ class Runs:
 
     def __init__(self, backbone: str, steps: int = 8, branches: int = 1) -> None:
         self.tiny = Tiny(backbones[backbone])
-        self.trajectory = Trajectory(Size("tiny", steps, branches, self.fresh, self._inputs), self.tiny.dense, 2, steps)
+        size = Size(
+            "tiny",
+            steps,
+            branches,
+            blocks=self.tiny.blocks,
+            tokens=16,
+            text=5,
+            build=lambda blocks: self.fresh(),
+            inputs=lambda transformer, batch, tokens, text: self._inputs(transformer, batch),
+        )
+        self.trajectory = Trajectory(size, self.tiny.dense, 2, steps)
         self.task = Task(steps, branches, lambda transformer, restart: self._sample(transformer, restart))
 
     def fresh(self) -> Any:

@@ -62,4 +62,4 @@ def test_fifty_runs_leave_nothing_behind(fresh_flux: TinyElastic) -> None:
         return sum({tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
     early = bytes_after(3)
-    assert bytes_after(47) == early
+    assert bytes_after(47) <= early  # less, where something of another test went

@@ -66,7 +66,8 @@ def measure_block(run: Callable[[float], object], batch: int, probe: float = 0.5
 def router_flops(router: Router, tokens: int) -> float:
     """FLOPs of one router for one sample of `tokens` tokens: Eq. 4-6."""
     heads = router.gate_head.weight.numel() + router.width_head.weight.numel()
-    return 2.0 * (router.modulation.weight.numel() + tokens * router.proj.weight.numel() + heads)
+    projected = tokens + 1  # and delta(t)
+    return 2.0 * (router.modulation.weight.numel() + projected * router.proj.weight.numel() + heads)
 
 
 def compute_share(keep: Tensor, width: Tensor, fixed: Tensor, mlp: Tensor) -> Tensor:
