@@ -1,5 +1,7 @@
 """Algorithm 1 at one block, and its differentiable form, on a toy block whose result is known."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +17,13 @@ class Toy:
     """x -> 2x + width on the image; the text is doubled. Remembers which rows it ran on."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[list[int] | None, float]] = []
+        self.calls: list[tuple[list[int] | None, list[float]]] = []
 
-    def __call__(self, x: Streams, rows: Rows, width: float) -> Streams:
-        self.calls.append((None if rows is None else rows.tolist(), width))
+    def __call__(self, x: Streams, rows: Rows, widths: Sequence[float]) -> Streams:
+        self.calls.append((None if rows is None else rows.tolist(), list(widths)))
         image, text = x
         assert image is not None
-        return 2 * image + width, None if text is None else 2 * text
+        return 2 * image + torch.tensor(widths).view(-1, 1, 1), None if text is None else 2 * text
 
 
 def decision(keep: list[int], reuse: list[int], width: list[float]) -> Decision:
@@ -30,11 +32,11 @@ def decision(keep: list[int], reuse: list[int], width: list[float]) -> Decision:
     )
 
 
-def test_rows_are_grouped_by_width_and_put_back() -> None:
+def test_rows_run_once_by_width_and_are_put_back() -> None:
     x, block = (torch.randn(5, 2, 3), torch.randn(5, 1, 3)), Toy()
     wanted = decision([1, 0, 1, 1, 1], [0, 0, 0, 0, 0], [0.5, 1, 1, 0.5, 0.25])
     out, taken = run_block(x, block, wanted, FeatureBank(3), step=0)
-    assert block.calls == [([4], 0.25), ([0, 3], 0.5), ([2], 1.0)]
+    assert block.calls == [([4, 0, 3, 2], [0.25, 0.5, 0.5, 1.0])]
     added = torch.tensor([0.5, 0, 1.0, 0.5, 0.25]).view(-1, 1, 1)
     factor = torch.tensor([2.0, 1, 2, 2, 2]).view(-1, 1, 1)
     assert torch.equal(out[0], factor * x[0] + added)
@@ -45,7 +47,7 @@ def test_rows_are_grouped_by_width_and_put_back() -> None:
 def test_an_equal_batch_runs_whole() -> None:
     x, block = (torch.randn(3, 2, 3), None), Toy()
     run_block(x, block, decision([1] * 3, [0] * 3, [0.5] * 3), FeatureBank(0), step=0)
-    assert block.calls == [(None, 0.5)]
+    assert block.calls == [(None, [0.5] * 3)]
 
 
 def test_nothing_runs_where_all_is_skipped() -> None:
@@ -88,7 +90,7 @@ def test_a_missing_text_output_leaves_the_text() -> None:
     """SD3's last block returns no text."""
     x = (torch.randn(2, 2, 3), torch.randn(2, 1, 3))
 
-    def block(given: Streams, rows: Rows, width: float) -> Streams:
+    def block(given: Streams, rows: Rows, widths: Sequence[float]) -> Streams:
         assert given[0] is not None
         return given[0] + 1, None
 

@@ -70,7 +70,7 @@ def test_a_sliced_mlp_is_the_masked_mlp(keep: int) -> None:
     up, down = nn.Linear(4, 8), nn.Linear(8, 4)
     x, mask = torch.randn(2, 3, 4), (torch.arange(8) < keep).float()
     masked = down(torch.relu(up(x)) * mask)
-    sliced = prefix_linear_columns(down, torch.relu(prefix_linear_rows(up, x, keep, 8)))
+    sliced = prefix_linear_columns(down, torch.relu(prefix_linear_rows(up, x, keep, 8)), keep)
     torch.testing.assert_close(sliced, masked)
 
 
@@ -80,4 +80,4 @@ def test_both_halves_of_a_gated_mlp_shrink() -> None:
     value, gate = up(x).chunk(2, dim=-1)
     expected = down(value * gate.sigmoid() * (torch.arange(8) < 5))
     value, gate = prefix_linear_rows(up, x, 5, 8).chunk(2, dim=-1)
-    torch.testing.assert_close(prefix_linear_columns(down, value * gate.sigmoid()), expected)
+    torch.testing.assert_close(prefix_linear_columns(down, value * gate.sigmoid(), 5), expected)

@@ -56,8 +56,28 @@ def test_columns(kind: str) -> None:
     with torch.no_grad():
         for keep in (1, 5, F):
             zeroed = torch.cat([h[..., :keep], torch.zeros(2, 3, F - keep)], dim=-1)
-            mine = prefix_columns(layer, layer.forward, h[..., :keep])
+            mine = prefix_columns(layer, layer.forward, h[..., :keep], keep)
             torch.testing.assert_close(mine, layer(zeroed))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("halves", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_different_width(kind: str, halves: int, compiled: bool) -> None:
+    """Each row of an MLP as if it were alone; the down projection has columns that always stay."""
+    keeps, stay = [2, 5, 5, F], 3
+    up, down = KINDS[kind](D, halves * F), KINDS[kind](stay + F, D)
+    x, before = torch.randn(4, 3, D), torch.randn(4, 3, stay)
+
+    def mlp(x: Tensor, before: Tensor, keep: int, keeps: Tensor | None = None) -> Tensor:
+        z = prefix_rows(up, up.forward, x, keep, F, keeps)
+        h = z.relu() if halves == 1 else z[..., :keep] * z[..., keep:].relu()
+        return prefix_columns(down, down.forward, torch.cat([before, h], dim=-1), keep, keeps)
+
+    together = torch.compile(mlp, backend="aot_eager") if compiled else mlp
+    with torch.no_grad():
+        alone = [mlp(x[row : row + 1], before[row : row + 1], keep) for row, keep in enumerate(keeps)]
+        torch.testing.assert_close(together(x, before, F, torch.tensor(keeps)), torch.cat(alone))
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

@@ -63,7 +63,7 @@ def decide(packed: Tensor, tau: float, delta: float, near: float, ratios: Sequen
 
 def run_block(
     x: Streams,
-    block: Callable[[Streams, Rows, float], Streams],
+    block: Callable[[Streams, Rows, Sequence[float]], Streams],
     decision: Decision,
     bank: FeatureBank,
     step: int,
@@ -72,7 +72,7 @@ def run_block(
 
     Args:
         x: the block's input streams, each (B, T, D).
-        block: B^i, given the rows' streams, which rows they are, and the MLP's width ratio.
+        block: B^i, given the rows' streams, which rows they are, and each one's MLP width ratio, ascending.
         decision: what the router (or a plan) wants.
         bank: C^i.
         step: index of the denoising step.
@@ -87,23 +87,19 @@ def run_block(
         for row, d_keep, d_reuse in zip(batch, decision.keep, decision.reuse, strict=True)
     ]
     ran = [row for row in batch if decision.keep[row] and not reused[row]]
-    groups: list[tuple[float | None, list[int]]] = [
-        (width, [row for row in ran if decision.width[row] == width])
-        for width in sorted({decision.width[r] for r in ran})
-    ]
-    if any(reused):
-        groups.append((None, [row for row in batch if reused[row]]))
+    ran.sort(key=lambda row: decision.width[row])  # rows of one width lie side by side
+    groups = [group for group in (ran, [row for row in batch if reused[row]]) if group]
 
-    whole = len(groups) == 1 and len(groups[0][1]) == len(batch)
+    whole = groups[:1] == [list(batch)]
     out = x if whole or not groups else tuple(None if s is None else s.clone() for s in x)
-    for width, group in groups:
+    for group in groups:
         rows = None if whole else _rows(group, x)
         before = x if rows is None else take(x, rows)
-        if width is None:
-            after = bank.reuse(group, before)  # Eq. 19
+        if group is ran:
+            after = block(before, rows, [decision.width[row] for row in ran])
+            _store(bank, ran, decision, before, after, step)
         else:
-            after = block(before, rows, width)
-            _store(bank, group, decision, before, after, step)
+            after = bank.reuse(group, before)  # Eq. 19
         if rows is None:
             out = after
         else:

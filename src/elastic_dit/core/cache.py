@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from elastic_dit.core.eager import eager
+
 Streams = tuple[Tensor | None, ...]
 """The tensors (B, T, D) a block updates, e.g. image and text tokens; None where a block has none."""
 
@@ -66,6 +68,7 @@ class FeatureBank:
             return False
         return self.max_age is None or step - stored.step <= self.max_age
 
+    @eager
     def reuse(self, rows: Sequence[int], x: Streams) -> Streams:
         """Eq. 19: x + residual for some rows' streams; counts one use each (Algorithm 1 forgets to)."""
         for row in rows:
@@ -76,6 +79,7 @@ class FeatureBank:
             for s, part in zip(x, parts, strict=True)
         )
 
+    @eager
     def store(self, row: int, before: Streams, after: Streams, step: int) -> None:
         """Eq. 18: keep B(x) - x of one row's streams (1, T, D), in place of an older one; its use count starts at 0."""
         self.drop(row)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elastic_dit.core.mixed_width import mixed_columns, mixed_rows
+
 
 def channels(ratio: float, hidden: int) -> int:
     """Number of channels s * F that a width ratio keeps, at least 1."""
@@ -96,13 +98,25 @@ def masked_linear(linear: nn.Linear, h: Tensor, mask: Tensor) -> Tensor:
         return cast(Tensor, MaskedLinear.apply(h, mask.to(h.dtype).unsqueeze(1), weight, bias))  # pyright: ignore[reportUnknownMemberType]
 
 
-def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> Tensor:
-    """Eq. 16, z W~_1: the first `keep` of F output channels, (B, T, keep); weights are views.
+def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int, keeps: Tensor | None = None) -> Tensor:
+    """Eq. 16, z W~_1: the first `keep` of F output channels; weights are views.
 
     A gated projection (GEGLU, SwiGLU) has its F value rows before its F gate rows; both shrink together,
     and the output is (B, T, 2 keep).
+
+    Args:
+        linear: the projection D -> F or D -> 2F.
+        x: (B, T, D).
+        keep: channels of the widest row.
+        hidden: F.
+        keeps: channels of each row, where they differ: see `mixed_width`.
+
+    Returns:
+        (B, T, keep), or (B, T, 2 keep).
     """
     bias: Tensor | None = getattr(linear, "bias")  # noqa: B009  torch types it as always there
+    if keeps is not None:
+        return mixed_rows(x, linear.weight, bias, keeps, keep, hidden)
     outputs = [
         F.linear(x, linear.weight[start : start + keep], None if bias is None else bias[start : start + keep])
         for start in range(0, linear.out_features, hidden)
@@ -110,6 +124,15 @@ def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int) -> 
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
-def prefix_linear_columns(linear: nn.Linear, h: Tensor) -> Tensor:
-    """Eq. 16, h W~_2: a projection of the first channels of its input, which are all that `h` holds."""
+def prefix_linear_columns(linear: nn.Linear, h: Tensor, keep: int, keeps: Tensor | None = None) -> Tensor:
+    """Eq. 16, h W~_2: a projection of the first channels of its input, which are all that `h` holds.
+
+    Args:
+        linear: the projection F -> D; it may have columns before the F, which always stay.
+        h: (B, T, n), n = keep + the columns that stay.
+        keep: channels of the widest row.
+        keeps: channels of each row, where they differ: see `mixed_width`.
+    """
+    if keeps is not None:
+        return mixed_columns(h, linear.weight, linear.bias, keeps, h.shape[-1] - keep)
     return F.linear(h, linear.weight[:, : h.shape[-1]], linear.bias)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 
 RECOMPILE_LIMIT = 64
 """Graphs of one block class: widths, times the shapes a session sees. Torch's 8 is less."""
@@ -45,7 +45,9 @@ class CompiledBlock:
         if any_rows:
             rows = len(arguments[self.streams[0]])
             for name in self.names:
-                tree_map_only(Tensor, lambda value: _mark_rows(value, rows), arguments.get(name))
+                for value in tree_leaves(arguments.get(name)):
+                    if isinstance(value, Tensor) and value.ndim and len(value) == rows:
+                        mark_rows(value)
         return self.compiled(**arguments)
 
 
@@ -53,11 +55,10 @@ def _plain(stream: Tensor) -> Tensor:
     return stream.clone(memory_format=torch.contiguous_format) if stream._is_view() else stream.contiguous()
 
 
-def _mark_rows(value: Tensor, rows: int) -> Tensor:
+def mark_rows(value: Tensor) -> Tensor:
     """Any number of rows: "unbacked", since what torch calls dynamic makes one row a case of its own."""
-    if value.ndim and len(value) == rows:
-        if ONE_SYMBOL:
-            torch._dynamo.decorators.mark_unbacked(value, 0, shape_id="rows")
-        else:
-            torch._dynamo.maybe_mark_dynamic(value, 0)
+    if ONE_SYMBOL:
+        torch._dynamo.decorators.mark_unbacked(value, 0, shape_id="rows")
+    else:
+        torch._dynamo.maybe_mark_dynamic(value, 0)
     return value

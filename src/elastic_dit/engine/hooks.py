@@ -215,7 +215,8 @@ class Engine:
             with torch.compiler.set_stance("force_eager"), fake_mode() as mode, attention_backend("native"):
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
                 copy = BlockCall(site, fake)
-                self._costs[key] = measure_block(lambda ratio: copy.run(copy.x, None, ratio), call.batch)
+                copy.any_rows = False
+                self._costs[key] = measure_block(lambda ratio: copy.run(copy.x, None, [ratio]), call.batch)
         return self._costs[key]
 
     def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:

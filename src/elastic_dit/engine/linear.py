@@ -24,14 +24,16 @@ class UpProjection:
     elastic_hidden: int
     """F."""
     elastic_keep: int
-    """Channels wanted, up to F."""
+    """Channels wanted, up to F: those of the widest row."""
+    elastic_keeps: Tensor | None
+    """Channels of each row (B,), where they differ: see `core.mixed_width`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, keep), or (B, T, 2 keep) where gated."""
         whole: Any = super().forward  # type: ignore[misc]
-        if self.elastic_keep == self.elastic_hidden:
+        if self.elastic_keep == self.elastic_hidden and self.elastic_keeps is None:
             return whole(x)
-        return prefix_rows(self, whole, x, self.elastic_keep, self.elastic_hidden)
+        return prefix_rows(self, whole, x, self.elastic_keep, self.elastic_hidden, self.elastic_keeps)
 
 
 class DownProjection:
@@ -41,6 +43,8 @@ class DownProjection:
     """F."""
     elastic_ratios: tuple[float, ...]
     """The widths S."""
+    elastic_keeps: Tensor | None
+    """As in `UpProjection`."""
     elastic_probs: Tensor | None = None
     """Training: q (B, S), which the channels are masked by (Eq. 13)."""
 
@@ -54,7 +58,10 @@ class DownProjection:
             if _own_class(self) is nn.Linear:
                 return masked_linear(self, h, mask)  # type: ignore[arg-type]
             return whole(h * mask.to(h.dtype).unsqueeze(1))
-        return whole(h) if h.shape[-1] == self.in_features else prefix_columns(self, whole, h)  # type: ignore[attr-defined]
+        missing = self.in_features - h.shape[-1]  # type: ignore[attr-defined]
+        if missing == 0 and self.elastic_keeps is None:
+            return whole(h)
+        return prefix_columns(self, whole, h, self.elastic_hidden - missing, self.elastic_keeps)
 
 
 def make_elastic(layer: nn.Module, kind: type, **state: Any) -> None:
@@ -71,38 +78,54 @@ def make_plain(layer: nn.Module) -> None:
     layer.__class__ = _own_class(layer)
 
 
-def prefix_rows(layer: Any, forward: Callable[[Tensor], Tensor], x: Tensor, keep: int, hidden: int) -> Tensor:
+def prefix_rows(
+    layer: Any, forward: Callable[[Tensor], Tensor], x: Tensor, keep: int, hidden: int, keeps: Tensor | None = None
+) -> Tensor:
     """The first `keep` of `hidden` output channels of a layer (of each half, if it has two).
 
     Args:
         layer: the projection D -> F or D -> 2F.
         forward: its own forward, at full width.
         x: (B, T, D).
-        keep: channels wanted.
+        keep: channels wanted, of the widest row.
         hidden: F.
+        keeps: channels of each row (B,), where they differ; what a row has beyond its own is not specified.
     """
     if _own_class(layer) is nn.Linear:
-        return prefix_linear_rows(layer, x, keep, hidden)
+        return prefix_linear_rows(layer, x, keep, hidden, keeps)
     if _is_lora(layer):
-        out = prefix_linear_rows(layer.base_layer, x, keep, hidden)
+        out = prefix_linear_rows(layer.base_layer, x, keep, hidden, keeps)
         for down, up, scale in _lora_pairs(layer):
             low = down(x.to(down.weight.dtype))
-            out = out + scale * prefix_linear_rows(up, low, keep, hidden).to(out.dtype)
+            out = out + scale * prefix_linear_rows(up, low, keep, hidden, keeps).to(out.dtype)
         return out
     halves = forward(x).split(hidden, dim=-1)
     return torch.cat([half[..., :keep] for half in halves], dim=-1)
 
 
-def prefix_columns(layer: Any, forward: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-    """A layer applied to the first channels of its input, which are all that `h` (B, T, n) holds."""
+def prefix_columns(
+    layer: Any, forward: Callable[[Tensor], Tensor], h: Tensor, keep: int, keeps: Tensor | None = None
+) -> Tensor:
+    """A layer applied to the first channels of its input, which are all that `h` holds.
+
+    Args:
+        layer: the projection F -> D, perhaps with columns before the F that stay.
+        forward: its own forward, at full width.
+        h: (B, T, n), n = keep + the columns that stay.
+        keep: channels of the widest row.
+        keeps: channels of each row (B,), where they differ.
+    """
     if _own_class(layer) is nn.Linear:
-        return prefix_linear_columns(layer, h)
+        return prefix_linear_columns(layer, h, keep, keeps)
     if _is_lora(layer):
-        out = prefix_linear_columns(layer.base_layer, h)
+        out = prefix_linear_columns(layer.base_layer, h, keep, keeps)
         for down, up, scale in _lora_pairs(layer):
-            low = prefix_linear_columns(down, h.to(down.weight.dtype))
+            low = prefix_linear_columns(down, h.to(down.weight.dtype), keep, keeps)
             out = out + scale * up(low).to(out.dtype)
         return out
+    if keeps is not None:
+        last = keeps.to(h.device).view(-1, 1, 1) + (h.shape[-1] - keep)
+        h = h.where(torch.arange(h.shape[-1], device=h.device) < last, 0)
     return forward(F.pad(h, (0, layer.in_features - h.shape[-1])))
 
 

@@ -1,7 +1,7 @@
 """One block of a transformer as the core sees it: streams in, streams out, on some rows, at some width."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from elastic_dit.backbones.base import IMAGE, MLP, BlockList
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Rows
 from elastic_dit.core.cache import Streams
+from elastic_dit.core.eager import eager
 from elastic_dit.core.width import channels
-from elastic_dit.engine.compiled import CompiledBlock
+from elastic_dit.engine.compiled import CompiledBlock, mark_rows
 from elastic_dit.engine.linear import DownProjection, UpProjection, make_elastic, make_plain
 
 HOOK = "elastic_dit"
@@ -32,7 +33,8 @@ class Site:
         self.names = list(inspect.signature(block.forward).parameters)
         self.forward: Callable[..., Any] = block.forward
         """The block's own forward, below the hooks."""
-        self._compiled: CompiledBlock | None = None
+        self.compiled: CompiledBlock | None = None
+        """Runs the block once `compile` was called."""
         self.always_open = False
         self.signature: tuple[torch.Size, ...] = ()
         self._projections: dict[MLP, tuple[Any, Any]] = {}
@@ -51,9 +53,10 @@ class Site:
                 make_plain(layer)
             if "forward" not in up.__dict__ and "forward" not in down.__dict__:
                 hidden = hidden_size(self.block, mlp)
-                make_elastic(up, UpProjection, elastic_hidden=hidden, elastic_keep=hidden)
+                make_elastic(up, UpProjection, elastic_hidden=hidden)
                 make_elastic(down, DownProjection, elastic_hidden=hidden, elastic_ratios=self.ratios)
                 self._projections[mlp] = (up, down)
+        self.set_widths([1.0], mixed=False)
 
     def detach_mlps(self) -> None:
         """Make the projections what they were."""
@@ -62,10 +65,18 @@ class Site:
                 make_plain(layer)
         self._projections.clear()
 
-    def set_width(self, ratio: float) -> None:
-        """How wide the MLPs run in the calls that follow (Eq. 16)."""
-        for up, _ in self._projections.values():
-            up.elastic_keep = channels(ratio, up.elastic_hidden)
+    @eager
+    def set_widths(self, ratios: Sequence[float], mixed: bool) -> None:
+        """How wide the MLPs run in the calls that follow (Eq. 16).
+
+        Args:
+            ratios: one a row, ascending.
+            mixed: whether rows may differ.
+        """
+        for up, down in self._projections.values():
+            keeps = [channels(ratio, up.elastic_hidden) for ratio in ratios]
+            up.elastic_keep = keeps[-1]
+            up.elastic_keeps = down.elastic_keeps = mark_rows(torch.tensor(keeps)) if mixed else None
 
     def set_masks(self, probs: Tensor | None) -> None:
         """What the MLPs are masked by in the training calls that follow: q (B, S), or None."""
@@ -74,13 +85,13 @@ class Site:
 
     def compile(self, options: dict[str, Any]) -> None:
         """From now on the block runs compiled."""
-        self._compiled = CompiledBlock(self.forward, self.declared.returns, self.declared.batched, options)
+        self.compiled = CompiledBlock(self.forward, self.declared.returns, self.declared.batched, options)
 
     def run(self, arguments: dict[str, Any], any_rows: bool) -> Any:
-        """The block at the width that is set; `any_rows`: calls differ in how many rows they have."""
-        if self._compiled is None:
+        """The block at the widths that are set; `any_rows`: calls differ in how many rows they have."""
+        if self.compiled is None:
             return self.forward(**arguments)
-        return self._compiled(arguments, any_rows)
+        return self.compiled(arguments, any_rows)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "BlockCall":
         """One call of the block, its arguments by name."""
@@ -95,17 +106,17 @@ class BlockCall:
         self.x: Streams = tuple(arguments[name] for name in site.declared.returns)
         self.image: Tensor = arguments[IMAGE]
         self.batch = len(self.image)
+        self.any_rows = self.batch > 1
+        """Whether calls of the block differ in how many rows they have."""
 
-    def run(self, x: Streams, rows: Rows, ratio: float) -> Streams:
-        """Inference: the block on some rows, its MLPs at a width ratio."""
-        any_rows = self.batch > 1
-        if ratio == 1:
-            return self._forward(x, rows, any_rows)
-        self.site.set_width(ratio)
+    def run(self, x: Streams, rows: Rows, ratios: Sequence[float]) -> Streams:
+        """Inference: the block on some rows, each one's MLPs at its width ratio, ascending."""
+        # compiled, rows that agree take the graph of those that do not
+        self.site.set_widths(ratios, len(set(ratios)) > 1 or (self.any_rows and self.site.compiled is not None))
         try:
-            return self._forward(x, rows, any_rows)
+            return self._forward(x, rows, self.any_rows)
         finally:
-            self.site.set_width(1.0)
+            self.site.set_widths([1.0], mixed=False)
 
     def run_masked(self, x: Streams, probs: Tensor) -> Streams:
         """Training: the block on all rows, its MLPs masked by width probabilities (B, S)."""
