@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from elastic_dit.engine.linear import prefix_columns, prefix_rows
+from elastic_dit.engine.linear import DownProjection, UpProjection, make_elastic, prefix_columns, prefix_rows
 
 D, F = 6, 8
 
@@ -69,15 +69,23 @@ def test_rows_of_different_width(kind: str, halves: int, compiled: bool) -> None
     up, down = KINDS[kind](D, halves * F), KINDS[kind](stay + F, D)
     x, before = torch.randn(4, 3, D), torch.randn(4, 3, stay)
 
-    def mlp(x: Tensor, before: Tensor, keep: int, keeps: Tensor | None = None) -> Tensor:
-        z = prefix_rows(up, up.forward, x, keep, F, keeps)
-        h = z.relu() if halves == 1 else z[..., :keep] * z[..., keep:].relu()
-        return prefix_columns(down, down.forward, torch.cat([before, h], dim=-1), keep, keeps)
+    def between(z: Tensor, before: Tensor) -> Tensor:
+        value, gate = (z, z) if halves == 1 else z.chunk(2, dim=-1)
+        return torch.cat([before, value * nn.functional.gelu(gate, approximate="tanh")], dim=-1)
 
-    together = torch.compile(mlp, backend="aot_eager") if compiled else mlp
+    def alone(x: Tensor, before: Tensor, keep: int) -> Tensor:
+        return prefix_columns(down, down.forward, between(prefix_rows(up, up.forward, x, keep, F), before), keep)
+
+    def together(x: Tensor, before: Tensor) -> Tensor:
+        return down(between(up(x), before))
+
     with torch.no_grad():
-        alone = [mlp(x[row : row + 1], before[row : row + 1], keep) for row, keep in enumerate(keeps)]
-        torch.testing.assert_close(together(x, before, F, torch.tensor(keeps)), torch.cat(alone))
+        expected = torch.cat([alone(x[row : row + 1], before[row : row + 1], keep) for row, keep in enumerate(keeps)])
+        mixed = torch.tensor(keeps)
+        make_elastic(up, UpProjection, elastic_hidden=F, elastic_keep=F, elastic_keeps=mixed)
+        make_elastic(down, DownProjection, elastic_hidden=F, elastic_ratios=(1.0,), elastic_keeps=mixed)
+        run = torch.compile(together, backend="aot_eager") if compiled else together
+        torch.testing.assert_close(run(x, before), expected)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

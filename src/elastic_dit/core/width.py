@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastic_dit.core.mixed_width import mixed_columns, mixed_rows
+from elastic_dit.core.mixed_width import padded_columns, padded_rows
 
 
 def channels(ratio: float, hidden: int) -> int:
@@ -109,14 +109,14 @@ def prefix_linear_rows(linear: nn.Linear, x: Tensor, keep: int, hidden: int, kee
         x: (B, T, D).
         keep: channels of the widest row.
         hidden: F.
-        keeps: channels of each row, where they differ: see `mixed_width`.
+        keeps: in a compiled block, channels of each row where they differ: see `mixed_width`.
 
     Returns:
         (B, T, keep), or (B, T, 2 keep).
     """
     bias: Tensor | None = getattr(linear, "bias")  # noqa: B009  torch types it as always there
     if keeps is not None:
-        return mixed_rows(x, linear.weight, bias, keeps, keep, hidden)
+        return padded_rows(x, linear.weight, bias, keeps, keep, hidden)
     outputs = [
         F.linear(x, linear.weight[start : start + keep], None if bias is None else bias[start : start + keep])
         for start in range(0, linear.out_features, hidden)
@@ -131,8 +131,8 @@ def prefix_linear_columns(linear: nn.Linear, h: Tensor, keep: int, keeps: Tensor
         linear: the projection F -> D; it may have columns before the F, which always stay.
         h: (B, T, n), n = keep + the columns that stay.
         keep: channels of the widest row.
-        keeps: channels of each row, where they differ: see `mixed_width`.
+        keeps: in a compiled block, channels of each row where they differ: see `mixed_width`.
     """
     if keeps is not None:
-        return mixed_columns(h, linear.weight, linear.bias, keeps, h.shape[-1] - keep)
+        return padded_columns(h, linear.weight, linear.bias, keeps, h.shape[-1] - keep)
     return F.linear(h, linear.weight[:, : h.shape[-1]], linear.bias)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elastic_dit.core.mixed_width import MixedRows, slices
 from elastic_dit.core.width import masked_linear, prefix_linear_columns, prefix_linear_rows, straight_through_mask
 
 
@@ -33,7 +34,10 @@ class UpProjection:
         whole: Any = super().forward  # type: ignore[misc]
         if self.elastic_keep == self.elastic_hidden and self.elastic_keeps is None:
             return whole(x)
-        return prefix_rows(self, whole, x, self.elastic_keep, self.elastic_hidden, self.elastic_keeps)
+        if self.elastic_keeps is None or torch.compiler.is_compiling():
+            return prefix_rows(self, whole, x, self.elastic_keep, self.elastic_hidden, self.elastic_keeps)
+        parts = slices(self.elastic_keeps)
+        return MixedRows.of([prefix_rows(self, whole, x[rows], own, self.elastic_hidden) for rows, own in parts])
 
 
 class DownProjection:
@@ -58,6 +62,9 @@ class DownProjection:
             if _own_class(self) is nn.Linear:
                 return masked_linear(self, h, mask)  # type: ignore[arg-type]
             return whole(h * mask.to(h.dtype).unsqueeze(1))
+        if isinstance(h, MixedRows):
+            stay = self.in_features - self.elastic_hidden  # type: ignore[attr-defined]
+            return torch.cat([prefix_columns(self, whole, part, part.shape[-1] - stay) for part in h.parts])
         missing = self.in_features - h.shape[-1]  # type: ignore[attr-defined]
         if missing == 0 and self.elastic_keeps is None:
             return whole(h)
@@ -89,7 +96,7 @@ def prefix_rows(
         x: (B, T, D).
         keep: channels wanted, of the widest row.
         hidden: F.
-        keeps: channels of each row (B,), where they differ; what a row has beyond its own is not specified.
+        keeps: in a compiled block, channels of each row (B,) where they differ; beyond its own a row has anything.
     """
     if _own_class(layer) is nn.Linear:
         return prefix_linear_rows(layer, x, keep, hidden, keeps)
@@ -113,7 +120,7 @@ def prefix_columns(
         forward: its own forward, at full width.
         h: (B, T, n), n = keep + the columns that stay.
         keep: channels of the widest row.
-        keeps: channels of each row (B,), where they differ.
+        keeps: in a compiled block, channels of each row (B,) where they differ.
     """
     if _own_class(layer) is nn.Linear:
         return prefix_linear_columns(layer, h, keep, keeps)
