@@ -2,6 +2,7 @@
 
 The tensors are the routers' (`routers.*`) and what training changed in the backbone: weights
 (`transformer.*`) or a LoRA (`lora.*`). The JSON names the base model and a fingerprint of its shapes.
+`calibration.json` joins them once it has been measured.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from elastic_dit.calibration import CALIBRATION_NAME, Calibration
 from elastic_dit.config import CONFIG_NAME, ElasticConfig, explain
 from elastic_dit.core.router import RouterStack
 from elastic_dit.errors import CheckpointError
@@ -43,6 +45,7 @@ class Adapter:
 
     card: AdapterCard
     tensors: dict[str, Tensor]
+    calibration: Calibration | None = None
 
     @property
     def config(self) -> ElasticConfig:
@@ -138,13 +141,14 @@ def read(folder_or_hub_id: str | Path) -> Adapter:
     Raises:
         CheckpointError: there is none, a file is damaged, or the config has unknown keys.
     """
-    folder = _local(folder_or_hub_id)
+    folder = local_folder(folder_or_hub_id)
     config, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     for file in (config, weights):
         if not file.is_file():
             raise CheckpointError(f"{folder} has no {file.name}; expected an adapter folder written by `save`")
     try:
-        return Adapter(AdapterCard.model_validate_json(config.read_text()), load_file(weights))
+        card = AdapterCard.model_validate_json(config.read_text())
+        return Adapter(card, load_file(weights), Calibration.read(folder))
     except ValidationError as error:
         raise CheckpointError(f"{config}: {explain(error, ElasticConfig)}") from error
     except SafetensorError as error:
@@ -205,7 +209,12 @@ def base_name(transformer: Any) -> str:
     return name
 
 
-def _local(folder_or_hub_id: str | Path) -> Path:
+def local_folder(folder_or_hub_id: str | Path) -> Path:
+    """An adapter folder, downloaded if it is on the Hub.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     folder = Path(folder_or_hub_id)
     if folder.is_dir():
         return folder
@@ -215,7 +224,7 @@ def _local(folder_or_hub_id: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME]))
     except Exception as error:  # the Hub's errors have no common base
         raise CheckpointError(f"{name} is no folder here and could not be had from the Hub: {error}") from error
 

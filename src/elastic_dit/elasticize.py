@@ -9,6 +9,7 @@ from torch import nn
 
 from elastic_dit import checkpoint
 from elastic_dit.backbones import backbone_of
+from elastic_dit.calibration import Calibration
 from elastic_dit.config import ElasticConfig, preset
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router import RouterStack
@@ -40,6 +41,9 @@ class ElasticModel:
         self.stack = RouterStack(config, dim, dim, blocks)
         self.mean = GlobalMean()
         self.weights = checkpoint.ChangedWeights()
+        self.calibration: Calibration | None = None
+        """What settings gave on some machine: `elastic-dit calibrate` writes it, `load` reads it."""
+        self._speedup: float | None = None
         self._engine = Engine(transformer, backbone, config, self.stack)
         self._engine.attach()
 
@@ -71,6 +75,23 @@ class ElasticModel:
     @max_reuse.setter
     def max_reuse(self, value: int) -> None:
         self._set("max_reuse", value)
+
+    @property
+    def speedup(self) -> float | None:
+        """The speed-up over dense that was asked for, of a denoising step; None where tau, delta and K were set."""
+        return self._speedup
+
+    @speedup.setter
+    def speedup(self, value: float) -> None:
+        """Set tau, delta and K from the calibration.
+
+        Raises:
+            ConfigError: there is no calibration, or it does not reach so far.
+        """
+        if self.calibration is None:
+            raise ConfigError("speedup needs a calibration, and the adapter has none: run `elastic-dit calibrate`")
+        self.tau, self.delta, self.max_reuse = self.calibration.at_speedup(value)
+        self._speedup = value
 
     @property
     def routers(self) -> nn.ModuleList:
@@ -215,6 +236,7 @@ class ElasticModel:
     def _set(self, name: str, value: Any) -> None:
         checked = ElasticConfig.of(**self.config.model_dump() | {name: value})
         setattr(self.config, name, getattr(checked, name))
+        self._speedup = None
 
 
 def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -> ElasticModel:
@@ -250,6 +272,7 @@ def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
     adapter = checkpoint.read(folder)
     checkpoint.check_base(transformer, adapter)
     elastic = elasticize(transformer, adapter.config)
+    elastic.calibration = adapter.calibration
     try:
         checkpoint.apply(transformer, elastic.stack, elastic.weights, adapter)
     except BaseException:

@@ -16,11 +16,11 @@ def lane(tiny_size: Size) -> Lane:
     return Lane(tiny_size, torch.device("cpu"), torch.float32)
 
 
-def skipping(settings: tuple[float, ...]) -> Baseline:
+def skipping(settings: tuple[float, ...], *, continuous: bool = False) -> Baseline:
     def apply(transformer: object, setting: float, task: Task) -> Applied:
         return Applied(lambda: None, steps=range(round(task.steps * setting)))
 
-    return Baseline("skipping", "", "", "share of the steps", settings, apply)
+    return Baseline("skipping", "", "", "share of the steps", settings, apply, continuous)
 
 
 @pytest.mark.parametrize(("wanted", "setting"), [(0.95, 1.0), (0.7, 0.75), (0.3, 0.25), (0.01, 0.25)])
@@ -33,6 +33,14 @@ def test_the_setting_nearest_in_flops_is_chosen(lane: Lane, wanted: float, setti
     assert len(contender.steps) == 4 * setting
 
 
+def test_a_continuous_setting_is_refined_between_two_listed_ones(lane: Lane) -> None:
+    tuner = Tuner(lane, Trajectory(lane.size, lane.dense, 1, 16))
+    dense = tuner.flops(lane.dense_contender())
+    contender, chosen = tuner.tune(skipping((1.0, 0.5, 0.25), continuous=True), round(11 / 16 * dense))
+    assert contender.steps == range(11)
+    assert 0.5 < chosen < 1
+
+
 def test_a_record_of_peers(lane: Lane) -> None:
     names = ["fewer-steps", "first-block-cache", "static-prune"]
     record = peers(lane, names, batch=1, steps=8, repeats=1, compiled=False)
@@ -43,7 +51,7 @@ def test_a_record_of_peers(lane: Lane) -> None:
     # the twelve and more settings of fewer-steps are rounded to whole steps of eight
     assert rows["fewer-steps"]["flops_share"] == pytest.approx(elastic, abs=0.5 / 8)
     assert rows["fewer-steps"]["setting_name"] == "share of the steps left out"
-    assert rows["first-block-cache"]["setting"] in baselines["first-block-cache"].settings
+    assert 0.02 <= rows["first-block-cache"]["setting"] <= 1.2
 
 
 def test_a_peer_that_does_not_fit_is_left_out(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,8 @@ class Baseline:
     """The settings worth trying, from the mildest to the strongest."""
     apply: Callable[[Any, float, Task], Applied]
     """(transformer, setting, task): change a fresh transformer in place. Nothing is undone: take a copy."""
+    continuous: bool = False
+    """Whether any setting between two of `settings` makes sense too."""
 
 
 baselines: Registry[Baseline] = Registry("baseline", "elastic_dit.baselines")

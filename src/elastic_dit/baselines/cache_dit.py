@@ -54,5 +54,6 @@ baselines.add(
         # 0.08 is cache-dit's default, 0.12 to 0.24 what it benchmarks; few-step runs change more between steps.
         settings=(0.04, 0.08, 0.12, 0.16, 0.24, 0.35, 0.5, 0.8, 1.2),
         apply=_apply,
+        continuous=True,
     ),
 )

@@ -22,5 +22,6 @@ baselines.add(
         # 0.05 is diffusers' default and 0.08 ParaAttention's for FLUX.1-dev; few-step runs change more between steps.
         settings=(0.02, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2),
         apply=_apply,
+        continuous=True,
     ),
 )

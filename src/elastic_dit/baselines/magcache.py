@@ -60,5 +60,6 @@ baselines.add(
         # 0.06 is diffusers' default and the authors' for Qwen-Image-Edit, 0.24 the authors' for FLUX.1-dev.
         settings=(0.02, 0.06, 0.12, 0.24, 0.5, 1.0, 2.0),
         apply=_apply,
+        continuous=True,
     ),
 )

@@ -157,5 +157,6 @@ baselines.add(
         # without a polynomial; the large ones for few steps, where FLUX's polynomial grows fast.
         settings=(0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.5, 3.0, 6.0, 12.0),
         apply=_apply,
+        continuous=True,
     ),
 )

@@ -35,7 +35,9 @@ class Comparison:
     elastic: list[Image.Image]
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """One run of one model."""
+
     images: list[Image.Image]
     step_seconds: float
     """In the transformer, all guidance passes, mean over the steps."""
@@ -88,12 +90,12 @@ class Bench:
             config: settings to put into the record beside these.
             progress: see `Progress`.
         """
-        task = _Task(prompts, seed, settings, settings.steps or DEFAULT_STEPS, _Meter(progress))
+        task = Task(prompts, seed, settings, settings.steps or DEFAULT_STEPS, Meter(progress))
         everyone = tuple(range(len(prompts)))
         rounds = [everyone] * repeats
         if len(prompts) > 1:
             rounds += [(int(index),) for index in np.linspace(0, len(prompts) - 1, repeats).round()]
-        forwards = self._warm_up(task, [everyone, (0,)])
+        forwards = self.warm_up(task, [everyone, (0,)])
         task.meter.total = 2 * forwards * task.steps * sum(map(len, rounds))
 
         samples: dict[str, list[float]] = defaultdict(list)
@@ -101,7 +103,7 @@ class Bench:
         trace = Trace()
         for group in rounds:
             for name in MODELS:
-                run = self._run(name, group, task)
+                run = self.run(name, group, task)
                 samples[f"{name}_batch{len(group)}_step_seconds"].append(run.step_seconds)
                 samples[f"{name}_batch{len(group)}_run_seconds"].append(run.run_seconds)
                 if name not in pictures:
@@ -126,13 +128,13 @@ class Bench:
         )
         return Comparison(record, pictures["dense"], pictures["elastic"])
 
-    def _warm_up(self, task: "_Task", groups: Sequence[tuple[int, ...]]) -> int:
+    def warm_up(self, task: "Task", groups: Sequence[tuple[int, ...]]) -> int:
         """Each model on a few steps at each batch size; returns the forwards in a step."""
         short = task._replace(steps=min(WARM_UP_STEPS, task.steps))
-        runs = [self._run(name, group, short, warm_up=True) for group in groups for name in MODELS]
+        runs = [self.run(name, group, short, warm_up=True) for group in groups for name in MODELS]
         return runs[0].forwards // short.steps
 
-    def _run(self, name: str, group: tuple[int, ...], task: "_Task", *, warm_up: bool = False) -> _Run:
+    def run(self, name: str, group: tuple[int, ...], task: "Task", *, warm_up: bool = False) -> Run:
         """One run of one model on some of the prompts."""
         pipe, meter = self.pipes[name], task.meter
         prompts, seeds = [task.prompts[index] for index in group], [task.seed + index for index in group]
@@ -144,7 +146,7 @@ class Bench:
             images = sample_images(pipe, prompts, seeds, replace(task.settings, steps=task.steps))
             synchronize(device)
             total = time.perf_counter() - start
-        return _Run(images, sum(timer.seconds) / task.steps, total, len(timer.seconds))
+        return Run(images, sum(timer.seconds) / task.steps, total, len(timer.seconds))
 
     def _by_prompt(
         self, prompts: Sequence[str], trace: Trace, pictures: dict[str, list[Image.Image]], seed: int
@@ -161,27 +163,29 @@ class Bench:
         }
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """What every run of a comparison has in common."""
 
     prompts: Sequence[str]
     seed: int
     settings: SampleSettings
     steps: int
-    meter: "_Meter"
+    meter: "Meter"
 
 
-class _Meter:
+class Meter:
     """Counts images x forwards for the progress bar."""
 
     def __init__(self, progress: Progress) -> None:
         self.total, self._done, self._label, self._progress = 0, 0, "", progress
 
     def show(self, label: str) -> None:
+        """What runs from now on."""
         self._label = label
         self.advance(0)
 
     def advance(self, amount: int) -> None:
+        """So much is done."""
         self._done += amount
         self._progress(self._label, self._done, self.total)
 

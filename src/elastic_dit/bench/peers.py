@@ -12,6 +12,9 @@ from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.errors import BackboneError
 from elastic_dit.records import RunRecord
 
+HALVINGS = 5
+"""How often the range between two listed settings is halved."""
+
 
 def peers(
     lane: Lane,
@@ -98,22 +101,28 @@ class Tuner:
         return counter.get_total_flops()
 
     def tune(self, baseline: Baseline, wanted: int) -> tuple[Contender, float]:
-        """A contender at the setting that comes nearest, by bisection: FLOPs fall from setting to setting."""
-        tried: dict[int, tuple[int, Contender]] = {}
+        """A contender at the setting that comes nearest, by bisection: FLOPs fall from setting to setting.
 
-        def distance(index: int) -> int:
-            if index not in tried:
-                contender = self._apply(baseline, baseline.settings[index])
-                tried[index] = (self.flops(contender), contender)
-            return tried[index][0] - wanted
+        First among the listed settings, then, if the setting is a continuous one, between two of them.
+        """
+        tried: dict[float, tuple[int, Contender]] = {}
+
+        def excess(setting: float) -> int:
+            if setting not in tried:
+                contender = self._apply(baseline, setting)
+                tried[setting] = (self.flops(contender), contender)
+            return tried[setting][0] - wanted
 
         low, high = 0, len(baseline.settings) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if distance(middle) > 0 else (low, middle)
-        best = low if low == high or abs(distance(low)) <= abs(distance(high)) else high
-        contender = tried[best][1] if best in tried else self._apply(baseline, baseline.settings[best])
-        return contender, baseline.settings[best]
+            low, high = (middle, high) if excess(baseline.settings[middle]) > 0 else (low, middle)
+        mild, strong = baseline.settings[low], baseline.settings[high]
+        for _ in range(HALVINGS if baseline.continuous else 0):
+            between = float(f"{(mild + strong) / 2:.3g}")
+            mild, strong = (between, strong) if excess(between) > 0 else (mild, between)
+        best = min((mild, strong), key=lambda setting: abs(excess(setting)))
+        return tried[best][1], best
 
     def _apply(self, baseline: Baseline, setting: float) -> Contender:
         twin = self.lane.twin()

@@ -103,12 +103,12 @@ CPU: dict[str, Any] = {
 
 SIZES = {
     "flux-cpu": Size(
-        "FLUX's proportions at 160 M parameters, 576 image and 72 text tokens: for two CPU cores",
+        "FLUX's proportions at 160 M parameters, 1,024 image and 128 text tokens: for two CPU cores",
         steps=6,
         branches=1,
         blocks=12,
-        tokens=24**2,
-        text=72,
+        tokens=32**2,  # with the text 1.5 tokens for each channel, as FLUX.1-dev has at 1024 px
+        text=128,
         build=flux_builder(num_attention_heads=12, **CPU),
         inputs=flux_inputs,
     ),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from elastic_dit.cli import bench, data, demo, generate, info, train
+from elastic_dit.cli import bench, calibrate, data, demo, generate, info, train
 from elastic_dit.errors import ElasticDiTError, TrainingError
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
+app.command()(calibrate.calibrate)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(info.info)

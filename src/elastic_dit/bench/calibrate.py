@@ -1,0 +1,97 @@
+"""The dial, measured: settings of an adapter against speed-up and likeness to the dense images."""
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from elastic_dit.bench.compare import Bench, Meter, Progress, Task
+from elastic_dit.bench.fidelity import fidelity, mean_fidelity
+from elastic_dit.bench.sampling import SampleSettings
+from elastic_dit.calibration import Calibration, Point, Setting
+from elastic_dit.records import Environment
+
+OPEN_RATES = (0.8, 0.6, 0.4)
+"""The thresholds to begin with: so many of the blocks would be open, by the probabilities of a run with all open."""
+
+
+def calibrate(
+    bench: Bench,
+    prompts: Sequence[str],
+    settings: SampleSettings,
+    *,
+    points: int,
+    seed: int = 0,
+    repeats: int = 2,
+    command: str = "",
+    config: dict[str, Any] | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> Calibration:
+    """Measure settings one by one, each in turn with the dense model: with the adapter's cache, and without any.
+
+    A few thresholds first; then, again and again, the middle of the two whose speed-ups are farthest apart.
+
+    Args:
+        bench: the dense and the elastic pipeline.
+        prompts: B texts, one batch.
+        settings: how to sample; `steps` is given.
+        points: settings to measure, at least 10: five on either curve.
+        seed: of the first prompt.
+        repeats: measurements of each setting.
+        command: what makes the table again.
+        config: settings to put into the table beside these.
+        progress: see `compare.Progress`.
+    """
+    assert settings.steps is not None
+    elastic = bench.elastic
+    own = Setting(elastic.tau, elastic.delta, elastic.max_reuse)
+    everyone = tuple(range(len(prompts)))
+    task = Task(prompts, seed, settings, settings.steps, Meter(progress))
+    forwards = bench.warm_up(task, [everyone])
+    task.meter.total = 2 * forwards * task.steps * len(prompts) * repeats * points
+
+    def measure(setting: Setting) -> Point:
+        elastic.tau, elastic.delta, elastic.max_reuse = setting
+        pairs = [(bench.run("dense", everyone, task), bench.run("elastic", everyone, task)) for _ in range(repeats)]
+        dense, fast = pairs[0]
+        close = mean_fidelity([fidelity(*pair) for pair in zip(fast.images, dense.images, strict=True)])
+        return Point(
+            setting=setting,
+            speedup=statistics.median(a.step_seconds / b.step_seconds for a, b in pairs),
+            flops_share=elastic.trace.flops_share,
+            psnr=close.psnr,
+            ssim=close.ssim,
+            samples={
+                "dense_step_seconds": [a.step_seconds for a, _ in pairs],
+                "elastic_step_seconds": [b.step_seconds for _, b in pairs],
+            },
+        )
+
+    caches = list(dict.fromkeys([(own.delta, own.max_reuse), (0.0, 0)]))
+    measured = [measure(Setting(0.0, *caches[-1]))]
+    opened = elastic.trace.array("keep_prob")
+    taus = sorted({0.0, own.tau, *(float(np.quantile(opened, 1 - rate)) for rate in OPEN_RATES)})
+    measured += [measure(Setting(tau, *cache)) for cache in caches for tau in taus if (tau, cache) != (0.0, caches[-1])]
+    result = Calibration(
+        command=command,
+        environment=Environment.here(elastic.transformer.device),
+        config=(config or {}) | {"prompts": list(prompts), "seed": seed, "repeats": repeats} | vars(settings),
+        points=measured,
+    )
+    while len(result.points) < points:
+        result.points.append(measure(_widest_gap(result.points)))
+    elastic.tau, elastic.delta, elastic.max_reuse = own
+    return result
+
+
+def _widest_gap(points: list[Point]) -> Setting:
+    """Midway between the two neighbours in tau, with one cache, whose speed-ups differ most."""
+    ordered = sorted(points, key=lambda point: (point.setting.delta, point.setting.max_reuse, point.setting.tau))
+    gaps = [
+        (above.speedup / below.speedup, below.setting._replace(tau=(below.setting.tau + above.setting.tau) / 2))
+        for below, above in pairwise(ordered)
+        if below.setting[1:] == above.setting[1:]
+    ]
+    return max(gaps)[1]

@@ -1,0 +1,117 @@
+"""`calibration.json`: what settings of the dial gave on one machine, so that a speed-up can be asked for by name."""
+
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from elastic_dit.config import explain
+from elastic_dit.errors import CheckpointError, ConfigError
+from elastic_dit.records import Environment
+
+CALIBRATION_NAME = "calibration.json"
+
+
+class Setting(NamedTuple):
+    """What the dial turns."""
+
+    tau: float
+    """Threshold."""
+    delta: float
+    """Width of the band above it in which residuals are reused."""
+    max_reuse: int
+    """K."""
+
+
+class Point(BaseModel):
+    """A setting, and what was measured with it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    setting: Setting
+    speedup: float = Field(gt=0)
+    """Of a denoising step over the dense model's, in the transformer."""
+    flops_share: float = Field(gt=0)
+    """Of the dense FLOPs, routers included."""
+    psnr: float | None
+    """Mean PSNR in dB of the images against the dense model's, same prompts and seeds; None where all are equal."""
+    ssim: float
+    """Mean structural similarity to the dense model's images."""
+    samples: dict[str, list[float]]
+    """Seconds of a step, dense and elastic in turn."""
+
+
+class Calibration(BaseModel):
+    """What `elastic-dit calibrate` measures. It holds for its machine, steps, batch and image size."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    command: str
+    """What makes it again."""
+    environment: Environment
+    config: dict[str, Any]
+    """Prompts, steps, guidance, size."""
+    points: list[Point] = Field(min_length=2)
+
+    def curves(self) -> list[list[Point]]:
+        """For each (delta, K) the points from slow to fast, without those that a lower tau outruns."""
+        groups: defaultdict[tuple[float, int], list[Point]] = defaultdict(list)
+        for point in sorted(self.points, key=lambda point: point.setting.tau):
+            curve = groups[point.setting.delta, point.setting.max_reuse]
+            if not curve or point.speedup > curve[-1].speedup:
+                curve.append(point)
+        return list(groups.values())
+
+    def at_speedup(self, speedup: float) -> Setting:
+        """The setting for a speed-up: tau between two points; of several curves, the one that looks most like dense.
+
+        Args:
+            speedup: over dense, within the range of the points.
+
+        Raises:
+            ConfigError: outside of it.
+        """
+        found = [
+            _between(below, above, speedup)
+            for curve in self.curves()
+            for below, above in pairwise([curve[0], *curve])
+            if below.speedup <= speedup <= above.speedup
+        ]
+        if not found:
+            low, *_, high = sorted(point.speedup for curve in self.curves() for point in curve)
+            raise ConfigError(
+                f"speedup {speedup:g} was asked for; the calibration reaches from {low:.2f} to {high:.2f}"
+            )
+        return max(found)[1]
+
+    def write(self, folder: Path) -> Path:
+        """Write into an adapter folder, whole or not at all."""
+        file = folder / CALIBRATION_NAME
+        temporary = file.with_name(f".{file.name}.partial")
+        temporary.write_text(self.model_dump_json(indent=2) + "\n")
+        return temporary.replace(file)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Calibration | None":
+        """Read what `write` wrote; None where the folder has none.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        file = folder / CALIBRATION_NAME
+        if not file.exists():
+            return None
+        try:
+            return cls.model_validate_json(file.read_text())
+        except ValidationError as error:
+            raise CheckpointError(f"{file} is no calibration: {explain(error, cls)}") from error
+
+
+def _between(below: Point, above: Point, speedup: float) -> tuple[float, Setting]:
+    """SSIM and setting at a speed-up between two points of a curve, linear in it."""
+    rise = above.speedup - below.speedup
+    part = (speedup - below.speedup) / rise if rise else 0.0
+    tau = below.setting.tau + part * (above.setting.tau - below.setting.tau)
+    return below.ssim + part * (above.ssim - below.ssim), below.setting._replace(tau=tau)

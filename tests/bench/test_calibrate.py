@@ -1,0 +1,52 @@
+"""Calibration on a tiny pipeline, whose three blocks have p of about 0.95, 0.05 and 0.52."""
+
+import statistics
+
+import pytest
+
+from elastic_dit.bench.calibrate import calibrate
+from elastic_dit.bench.compare import Bench
+from elastic_dit.bench.sampling import SampleSettings
+from elastic_dit.calibration import Calibration, Setting
+
+PROMPTS = ["a red apple", "two blue cars on a green background"]
+SETTINGS = SampleSettings(steps=3, guidance=1.0, height=32, width=32)
+POINTS = 12
+
+
+@pytest.fixture(scope="module")
+def log() -> list[tuple[int, int]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(bench: Bench, log: list[tuple[int, int]]) -> Calibration:
+    return calibrate(
+        bench, PROMPTS, SETTINGS, points=POINTS, repeats=2, progress=lambda _, done, total: log.append((done, total))
+    )
+
+
+def test_every_setting_is_measured_beside_dense(result: Calibration, log: list[tuple[int, int]]) -> None:
+    assert len({point.setting for point in result.points}) == len(result.points) == POINTS
+    for point in result.points:
+        dense, elastic = point.samples["dense_step_seconds"], point.samples["elastic_step_seconds"]
+        assert len(dense) == len(elastic) == 2
+        assert point.speedup == statistics.median(a / b for a, b in zip(dense, elastic, strict=True))
+    done, total = log[-1]
+    assert 0 < done <= total
+
+
+def test_thresholds_reach_from_all_open_to_mostly_skipped(result: Calibration) -> None:
+    """With and without the cache; 0.5 is the adapter's own tau."""
+    for cache in ((0.1, 3), (0.0, 0)):
+        taus = {point.setting.tau for point in result.points if point.setting[1:] == cache}
+        assert {0.0, 0.5} <= taus
+    by_setting = {point.setting: point for point in result.points}
+    everything, own = by_setting[Setting(0.0, 0.0, 0)], by_setting[Setting(0.5, 0.1, 3)]
+    # the routers cost something; one block's MLP is narrow; the others' widths are full
+    assert own.flops_share < everything.flops_share < 1.1
+    assert own.ssim < everything.ssim <= 1
+
+
+def test_the_model_is_as_it_was(bench: Bench, result: Calibration) -> None:
+    assert (bench.elastic.tau, bench.elastic.delta, bench.elastic.max_reuse) == (0.5, 0.1, 3)
