@@ -23,6 +23,17 @@ class Setting(NamedTuple):
     """Width of the band above it in which residuals are reused."""
     max_reuse: int
     """K."""
+    budget: float | None = None
+    """Share of FLOPs, where the routers were trained on a range of budgets."""
+
+    @property
+    def dial(self) -> float:
+        """What makes it faster as it rises: what the budget lacks to the whole, or else tau."""
+        return self.tau if self.budget is None else 1 - self.budget
+
+    def turned(self, dial: float) -> "Setting":
+        """The same at another place of the dial."""
+        return self._replace(tau=dial) if self.budget is None else self._replace(budget=1 - dial)
 
 
 class Point(BaseModel):
@@ -56,16 +67,16 @@ class Calibration(BaseModel):
     points: list[Point] = Field(min_length=2)
 
     def curves(self) -> list[list[Point]]:
-        """For each (delta, K) the points from slow to fast, without those that a lower tau outruns."""
+        """For each (delta, K) the points from slow to fast, without those that a milder setting outruns."""
         groups: defaultdict[tuple[float, int], list[Point]] = defaultdict(list)
-        for point in sorted(self.points, key=lambda point: point.setting.tau):
+        for point in sorted(self.points, key=lambda point: point.setting.dial):
             curve = groups[point.setting.delta, point.setting.max_reuse]
             if not curve or point.speedup > curve[-1].speedup:
                 curve.append(point)
         return list(groups.values())
 
     def at_speedup(self, speedup: float) -> Setting:
-        """The setting for a speed-up: tau between two points; of several curves, the one that looks most like dense.
+        """The setting for a speed-up: between two points; of several curves, the one that looks most like dense.
 
         Args:
             speedup: over dense, within the range of the points.
@@ -113,5 +124,5 @@ def _between(below: Point, above: Point, speedup: float) -> tuple[float, Setting
     """SSIM and setting at a speed-up between two points of a curve, linear in it."""
     rise = above.speedup - below.speedup
     part = (speedup - below.speedup) / rise if rise else 0.0
-    tau = below.setting.tau + part * (above.setting.tau - below.setting.tau)
-    return below.ssim + part * (above.ssim - below.ssim), below.setting._replace(tau=tau)
+    dial = below.setting.dial + part * (above.setting.dial - below.setting.dial)
+    return below.ssim + part * (above.ssim - below.ssim), below.setting.turned(dial)

@@ -77,6 +77,25 @@ class ElasticConfig(BaseModel):
     commitment: float = Field(default=0.0, ge=0)
     """Weight of mean p(1-p), which keeps probabilities off the threshold."""
 
+    # One checkpoint for many budgets
+    budget_range: tuple[float, float] | None = None
+    """Lowest and highest share of the dense FLOPs the routers are trained for; None: one budget, rho_g and rho_w."""
+    default_budget: float = Field(default=0.5, gt=0, le=1)
+    """Where the dial stands after loading, if there is a `budget_range`."""
+
+    @model_validator(mode="after")
+    def _budgets_are_shares(self) -> "ElasticConfig":
+        if self.budget_range is None:
+            return self
+        low, high = self.budget_range
+        if not 0 < low < high <= 1:
+            raise ValueError(f"budget_range must rise and lie in (0, 1], got {self.budget_range}")
+        if not low <= self.default_budget <= high:
+            raise ValueError(f"default_budget must lie in budget_range {self.budget_range}, got {self.default_budget}")
+        if self.budget != "compute":
+            raise ValueError(f'budget_range needs budget = "compute", got {self.budget!r}')
+        return self
+
     @model_validator(mode="after")
     def _ratios_rise_to_one(self) -> "ElasticConfig":
         ratios = self.width_ratios

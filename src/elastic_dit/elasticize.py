@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from elastic_dit import checkpoint
 from elastic_dit.backbones import backbone_of
-from elastic_dit.calibration import Calibration
+from elastic_dit.calibration import Calibration, Setting
 from elastic_dit.config import ElasticConfig, preset
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router import RouterStack
@@ -77,21 +77,58 @@ class ElasticModel:
         self._set("max_reuse", value)
 
     @property
+    def budget(self) -> float | list[float]:
+        """Share of the dense FLOPs to spend; a list has one for each sample of the batch.
+
+        For routers that were trained on a range of budgets (`ElasticConfig.budget_range`).
+        """
+        shares = [round(float(share), 6) for share in self._engine.budget]
+        return shares[0] if len(shares) == 1 else shares
+
+    @budget.setter
+    def budget(self, value: float | Sequence[float] | Tensor) -> None:
+        """Takes effect with the next forward.
+
+        Raises:
+            ConfigError: the routers know one budget alone, or this one lies outside their range.
+        """
+        if self.config.budget_range is None:
+            raise ConfigError("these routers were trained for one budget; turn tau, or speedup after calibration")
+        low, high = self.config.budget_range
+        shares = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+        if not len(shares) or not ((shares >= low - 1e-6) & (shares <= high + 1e-6)).all():
+            raise ConfigError(f"budget = {value}: these routers were trained for {low:g} to {high:g}")
+        self._engine.budget = shares
+        self._speedup = None
+
+    @property
     def speedup(self) -> float | None:
-        """The speed-up over dense that was asked for, of a denoising step; None where tau, delta and K were set."""
+        """The speed-up over dense that was asked for, of a denoising step; None where the dial was turned by hand."""
         return self._speedup
 
     @speedup.setter
     def speedup(self, value: float) -> None:
-        """Set tau, delta and K from the calibration.
+        """Take the setting from the calibration.
 
         Raises:
             ConfigError: there is no calibration, or it does not reach so far.
         """
         if self.calibration is None:
             raise ConfigError("speedup needs a calibration, and the adapter has none: run `elastic-dit calibrate`")
-        self.tau, self.delta, self.max_reuse = self.calibration.at_speedup(value)
+        self.setting = self.calibration.at_speedup(value)
         self._speedup = value
+
+    @property
+    def setting(self) -> Setting:
+        """Everything the dial turns, at once."""
+        budget = None if self.config.budget_range is None else float(self._engine.budget[0])
+        return Setting(self.tau, self.delta, self.max_reuse, budget)
+
+    @setting.setter
+    def setting(self, value: Setting) -> None:
+        self.tau, self.delta, self.max_reuse, budget = value
+        if budget is not None:
+            self.budget = budget
 
     @property
     def routers(self) -> nn.ModuleList:
@@ -216,7 +253,8 @@ class ElasticModel:
         if not self._engine.routed:
             raise ConfigError("no losses yet: call train_mode(), run a forward, then losses()")
         routing = self._engine.routing()
-        return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp)
+        budgets = None if self.config.budget_range is None else self._engine.budgets(len(routing.keep_prob))
+        return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp, budgets)
 
     def routing_logs(self) -> dict[str, float]:
         """What the routers did in the last forward in train mode: open rate, mean width, share of FLOPs..."""

@@ -39,7 +39,7 @@ def test_every_setting_is_measured_beside_dense(result: Calibration, log: list[t
 def test_thresholds_reach_from_all_open_to_mostly_skipped(result: Calibration) -> None:
     """With and without the cache; 0.5 is the adapter's own tau."""
     for cache in ((0.1, 3), (0.0, 0)):
-        taus = {point.setting.tau for point in result.points if point.setting[1:] == cache}
+        taus = {point.setting.tau for point in result.points if point.setting[1:3] == cache}
         assert {0.0, 0.5} <= taus
     by_setting = {point.setting: point for point in result.points}
     everything, own = by_setting[Setting(0.0, 0.0, 0)], by_setting[Setting(0.5, 0.1, 3)]

@@ -14,6 +14,7 @@ from elastic_dit.core.objective import (
     compute_target,
     mean_open_width,
     routing_logs,
+    sandwich,
 )
 
 RATIOS = torch.tensor([0.25, 0.5, 0.75, 1.0])
@@ -133,3 +134,26 @@ def test_logs() -> None:
         },
         rel=1e-5,
     )
+
+
+def test_sandwich() -> None:
+    """The lowest, the highest and any, in threes; the same generator gives the same again."""
+    budgets = sandwich(9, 0.3, 0.9, torch.Generator().manual_seed(1))
+    assert torch.equal(budgets[0::3], torch.full((3,), 0.3))
+    assert torch.equal(budgets[1::3], torch.full((3,), 0.9))
+    assert len(set(budgets[2::3].tolist())) == 3
+    assert ((budgets[2::3] > 0.3) & (budgets[2::3] < 0.9)).all()
+    assert torch.equal(budgets, sandwich(9, 0.3, 0.9, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("ramp", [0.5, 1.0])
+def test_budgets_hold_each_third_on_its_own(ramp: float) -> None:
+    """Shares that meet the budgets on average, but crosswise, are no good."""
+    settings = ElasticConfig.of(budget_range=(0.1, 1.0))
+    budgets = torch.tensor([share_by_hand(1), share_by_hand(0)])
+    routing = Routing(P, Q, FIXED, MLP)
+    loss = budget_loss(routing, settings, RATIOS, GlobalMean(), ramp, budgets)
+    by_hand = sum((share_by_hand(i) - (1 + (float(budgets[i]) - 1) * ramp)) ** 2 for i in range(2)) / 2
+    assert float(loss.total) == pytest.approx(by_hand, rel=1e-5)
+    met = budget_loss(routing, settings, RATIOS, GlobalMean(), 1.0, budgets.flip(0))
+    assert float(met.total) == pytest.approx(0, abs=1e-10)

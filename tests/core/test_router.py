@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig
-from elastic_dit.core.router import RouterStack, masked_mean
+from elastic_dit.core.router import Router, RouterStack, masked_mean
 from reference import router_logits
 
 B, T, D, C, BLOCKS = 3, 5, 8, 12, 2
@@ -78,3 +78,27 @@ def test_masked_mean_of_no_token_is_zero() -> None:
     x = torch.randn(2, 3, 4)
     mask = torch.tensor([[False] * 3, [True] * 3])
     torch.testing.assert_close(masked_mean(x, mask), torch.stack([torch.zeros(4), x[1].mean(dim=0)]))
+
+
+def test_the_dial_is_monotone() -> None:
+    """Whatever was learnt: a larger budget closes no block and narrows no MLP; the whole one changes nothing."""
+    config = ElasticConfig.of(init="random", router_hidden_size=8, modulation_rank=4, budget_range=(0.2, 1.0))
+    router, plain = Router(config, 6, 4), Router(config, 6, 4)
+    tokens, condition = torch.randn(32, 3, 6), torch.randn(32, 4)
+    budgets = torch.linspace(0.2, 1, 9)
+    changed = 0
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in router.parameters():
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+        outputs = [router(tokens, condition, None, budget.expand(32)) for budget in budgets]
+        opened = torch.stack([output.gate_logit >= 0 for output in outputs]).int()
+        widths = torch.stack([output.width_logits.argmax(dim=-1) for output in outputs])
+        assert (opened.diff(dim=0) >= 0).all()
+        assert (widths.diff(dim=0) >= 0).all()
+        changed += int(opened.diff(dim=0).any()) + int(widths.diff(dim=0).any())
+        plain.load_state_dict(router.state_dict())
+        plain.dial = None
+        for whole, without in zip(outputs[-1], plain(tokens, condition), strict=True):
+            assert torch.equal(whole, without)
+    assert changed == 10  # at every seed gates and widths really move

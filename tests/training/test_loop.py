@@ -64,6 +64,23 @@ def test_elastic_run_meets_its_budget_and_saves_an_adapter(elastic_values: dict[
     assert elastic.trace.flops_share < 1
 
 
+@pytest.mark.slow
+def test_one_run_learns_a_range_of_budgets(elastic_values: dict[str, Any]):
+    """Each third of the batch nears its own budget, and the adapter spends by its dial."""
+    elastic = elastic_values["elastic"] | {"budget_range": [0.3, 1.0], "max_reuse": 0}
+    config = config_of(elastic_values, elastic=elastic, batch_size=6, steps=120, checkpoint_every=120, ramp_steps=20)
+    result = Trainer(config, quiet=True).run()
+    pipeline = EmojiFluxPipeline.from_size("tiny", seed=0)
+    model = elastic_dit.load(pipeline, result)
+    spent = []
+    for budget in (0.3, 0.65, 1.0):
+        model.budget = budget
+        pipeline("a dog", height=16, width=16, num_inference_steps=4)
+        spent.append(model.trace.flops_share)
+    assert spent == sorted(spent)
+    assert spent[0] < 0.6 and spent[-1] > 0.85
+
+
 @pytest.mark.parametrize("kind", ["dense", "elastic"])
 def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict[str, Any], tmp_path: Path):
     base = (values if kind == "dense" else elastic_values) | {"gradient_accumulation_steps": 2}

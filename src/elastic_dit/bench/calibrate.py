@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from elastic_dit.bench.compare import Bench, Meter, Progress, Task
 from elastic_dit.bench.fidelity import fidelity, mean_fidelity
@@ -31,7 +32,8 @@ def calibrate(
 ) -> Calibration:
     """Measure settings one by one, each in turn with the dense model: with the adapter's cache, and without any.
 
-    A few thresholds first; then, again and again, the middle of the two whose speed-ups are farthest apart.
+    A few places of the dial (tau, or the budget) first; then, again and again, the middle of the two
+    whose speed-ups are farthest apart.
 
     Args:
         bench: the dense and the elastic pipeline.
@@ -46,14 +48,14 @@ def calibrate(
     """
     assert settings.steps is not None
     elastic = bench.elastic
-    own = Setting(elastic.tau, elastic.delta, elastic.max_reuse)
+    own = elastic.setting
     everyone = tuple(range(len(prompts)))
     task = Task(prompts, seed, settings, settings.steps, Meter(progress))
     forwards = bench.warm_up(task, [everyone])
     task.meter.total = 2 * forwards * task.steps * len(prompts) * repeats * points
 
     def measure(setting: Setting) -> Point:
-        elastic.tau, elastic.delta, elastic.max_reuse = setting
+        elastic.setting = setting
         pairs = [(bench.run("dense", everyone, task), bench.run("elastic", everyone, task)) for _ in range(repeats)]
         dense, fast = pairs[0]
         close = mean_fidelity([fidelity(*pair) for pair in zip(fast.images, dense.images, strict=True)])
@@ -69,11 +71,12 @@ def calibrate(
             },
         )
 
-    caches = list(dict.fromkeys([(own.delta, own.max_reuse), (0.0, 0)]))
-    measured = [measure(Setting(0.0, *caches[-1]))]
-    opened = elastic.trace.array("keep_prob")
-    taus = sorted({0.0, own.tau, *(float(np.quantile(opened, 1 - rate)) for rate in OPEN_RATES)})
-    measured += [measure(Setting(tau, *cache)) for cache in caches for tau in taus if (tau, cache) != (0.0, caches[-1])]
+    plain = own._replace(delta=0.0, max_reuse=0)
+    limits = elastic.config.budget_range
+    measured = [measure(plain.turned(1 - limits[1] if limits else 0.0))]
+    dials = _budget_dials(*limits) if limits else _tau_dials(elastic.trace.array("keep_prob"), own.tau)
+    todo = [cache.turned(dial) for cache in dict.fromkeys([plain, own]) for dial in dials]
+    measured += [measure(setting) for setting in todo if setting != measured[0].setting]
     result = Calibration(
         command=command,
         environment=Environment.here(elastic.transformer.device),
@@ -82,16 +85,24 @@ def calibrate(
     )
     while len(result.points) < points:
         result.points.append(measure(_widest_gap(result.points)))
-    elastic.tau, elastic.delta, elastic.max_reuse = own
+    elastic.setting = own
     return result
 
 
+def _tau_dials(keep_prob: npt.NDArray[np.float64], own: float) -> list[float]:
+    return sorted({0.0, own, *(float(np.quantile(keep_prob, 1 - rate)) for rate in OPEN_RATES)})
+
+
+def _budget_dials(low: float, high: float) -> list[float]:
+    return [float(1 - budget) for budget in np.linspace(high, low, 2 + len(OPEN_RATES))]
+
+
 def _widest_gap(points: list[Point]) -> Setting:
-    """Midway between the two neighbours in tau, with one cache, whose speed-ups differ most."""
-    ordered = sorted(points, key=lambda point: (point.setting.delta, point.setting.max_reuse, point.setting.tau))
+    """Midway between the two neighbours on the dial, with one cache, whose speed-ups differ most."""
+    ordered = sorted(points, key=lambda point: (point.setting.delta, point.setting.max_reuse, point.setting.dial))
     gaps = [
-        (above.speedup / below.speedup, below.setting._replace(tau=(below.setting.tau + above.setting.tau) / 2))
+        (above.speedup / below.speedup, below.setting.turned((below.setting.dial + above.setting.dial) / 2))
         for below, above in pairwise(ordered)
-        if below.setting[1:] == above.setting[1:]
+        if (below.setting.delta, below.setting.max_reuse) == (above.setting.delta, above.setting.max_reuse)
     ]
     return max(gaps)[1]

@@ -44,7 +44,7 @@ def calibrate(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Measure thresholds against speed-up and likeness to the dense images, here, with your prompts and steps.
+    """Measure settings of the dial against speed-up and likeness to the dense images: here, with your prompts.
 
     Writes calibration.json into the adapter's folder. With it `elastic.speedup = 1.8` and
     `elastic-dit generate --speedup 1.8` find their setting. The prompts run as one batch, of the size that you
@@ -100,15 +100,16 @@ def _table(result: "Calibration") -> "Table":
             f"{point.flops_share:.1%}",
             "–" if point.psnr is None else f"{point.psnr:.1f}",
             f"{point.ssim:.3f}",
-            f"{point.setting.tau:.3f}",
+            f"{point.setting.tau:.3f}" if point.setting.budget is None else f"{point.setting.budget:.2f}",
             f"{point.setting.delta:g}",
             str(point.setting.max_reuse),
         )
         for curve in result.curves()
         for point in curve
     ]
+    dial = "tau" if result.points[0].setting.budget is None else "budget"
     return Table(
         f"Dense against elastic, {result.config['steps']} steps, batch {len(result.config['prompts'])}",
-        ("speed-up", "FLOPs", "PSNR", "SSIM", "tau", "delta", "K"),
+        ("speed-up", "FLOPs", "PSNR", "SSIM", dial, "delta", "K"),
         rows,
     )

@@ -35,7 +35,10 @@ def generate(
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Over the dense model, as `elastic-dit calibrate` measured it: sets the three below."),
+        typer.Option(help="Over the dense model, as `elastic-dit calibrate` measured it: sets the dial below."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the dense FLOPs, for routers trained on a range of budgets.")
     ] = None,
     tau: Annotated[
         float | None, typer.Option(help="Skip blocks below this keep probability, 0 to 1.", show_default=ADAPTERS)
@@ -55,13 +58,12 @@ def generate(
     from elastic_dit.elasticize import load
 
     format_name = image_format(output)
-    settings = {"speedup": speedup, "tau": tau, "delta": delta, "max_reuse": max_reuse}
-    changes = {name: value for name, value in settings.items() if value is not None}
+    settings = {"tau": tau, "delta": delta, "max_reuse": max_reuse}
+    checked = {name: value for name, value in settings.items() if value is not None}
+    ElasticConfig.of(**checked)  # a bad value is told before minutes of loading, a bad folder too
+    changes = {n: v for n, v in {"speedup": speedup, "budget": budget}.items() if v is not None} | checked
     if speedup is not None and len(changes) > 1:
         raise ConfigError(f"--speedup sets what --{list(changes)[1].replace('_', '-')} sets; expected one of them")
-    ElasticConfig.of(
-        **changes if speedup is None else {}
-    )  # a bad value is told before minutes of loading, a bad folder too
     output.parent.mkdir(parents=True, exist_ok=True)
     base, fitting = _dense_model(model, adapter, changes) if dense else model_and_adapter(model, adapter)
     where = pick_device(device)

@@ -6,7 +6,7 @@ with nothing skipped (p just over tau everywhere), so ours are hard with straigh
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class BudgetLoss(NamedTuple):
     logs: dict[str, float]
 
 
+Share = TypeVar("Share", float, Tensor)
 Mean = Callable[[str, Tensor], Tensor]
 """Turns per-sample values (B,) into what the budget is put on: their global mean (), or themselves."""
 
@@ -89,7 +90,24 @@ def compute_target(config: ElasticConfig, fixed: Tensor, mlp: Tensor) -> float:
     return float(config.rho_g * (fixed + config.rho_w * mlp).sum() / (fixed + mlp).sum())
 
 
-def budget_loss(routing: Routing, config: ElasticConfig, ratios: Tensor, mean: Mean, ramp: float = 1.0) -> BudgetLoss:
+def sandwich(batch: int, low: float, high: float, generator: torch.Generator | None = None) -> Tensor:
+    """Budgets (B,) for a training forward, in threes: the lowest, the highest, and any between them.
+
+    The sandwich rule of slimmable networks (arXiv 1903.05134): the ends in every batch hold the whole range.
+    """
+    budgets = low + (high - low) * torch.rand(batch, generator=generator)
+    budgets[0::3], budgets[1::3] = low, high
+    return budgets
+
+
+def budget_loss(
+    routing: Routing,
+    config: ElasticConfig,
+    ratios: Tensor,
+    mean: Mean,
+    ramp: float = 1.0,
+    budgets: Tensor | None = None,
+) -> BudgetLoss:
     """lambda * L_eff of Eq. 17.
 
     Args:
@@ -98,6 +116,8 @@ def budget_loss(routing: Routing, config: ElasticConfig, ratios: Tensor, mean: M
         ratios: the width ratios, (S,).
         mean: the averaging; ignored where `budget_scope` is "sample".
         ramp: 0..1, how far the targets have gone from 1 to the budget.
+        budgets: (B,), the share of FLOPs each sample was given, as `sandwich` lays them out: each third of them is
+            held to its mean on its own, else low shares at a high budget could make up for high ones at a low.
     """
     p, q = routing.keep_prob, routing.width_probs
     if config.budget_scope == "sample":
@@ -115,8 +135,13 @@ def budget_loss(routing: Routing, config: ElasticConfig, ratios: Tensor, mean: M
             loss = loss + width_loss(mean_width, _ramped(config.rho_w, ramp))
         else:
             share = compute_share(gates, widths, routing.fixed_flops, routing.mlp_flops)
-            target = compute_target(config, routing.fixed_flops, routing.mlp_flops)
-            loss = (mean("share", share) - _ramped(target, ramp)).square().mean()
+            if budgets is None:
+                target = compute_target(config, routing.fixed_flops, routing.mlp_flops)
+                loss = (mean("share", share) - _ramped(target, ramp)).square().mean()
+            else:
+                excess = share - _ramped(budgets, ramp)  # (B,)
+                thirds = [excess[third::3] for third in range(min(3, len(excess)))]
+                loss = torch.stack([mean(f"excess {i}", own).square().mean() for i, own in enumerate(thirds)]).mean()
     committed = (p * (1 - p)).mean()
     total = config.budget_weight * loss + config.commitment * committed
     return BudgetLoss(total, {"budget_loss": float(loss.detach())} | routing_logs(routing, config, ratios))
@@ -136,7 +161,7 @@ def routing_logs(routing: Routing, config: ElasticConfig, ratios: Tensor) -> dic
     return dict(zip(names, numbers, strict=True))
 
 
-def _ramped(target: float, ramp: float) -> float:
+def _ramped(target: Share, ramp: float) -> Share:
     return 1 + (target - 1) * ramp
 
 

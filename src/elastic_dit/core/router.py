@@ -39,16 +39,20 @@ class Router(nn.Module):
         self.gate_head = nn.Linear(hidden, 1)  # W_g
         self.width_head = nn.Linear(hidden, len(config.width_ratios))  # W_w
         self.activation = ACTIVATIONS[config.router_activation]
+        self.dial = BudgetDial(len(config.width_ratios)) if config.budget_range else None
         if config.init == "full_capacity":
             self._init_full_capacity(config)
 
-    def forward(self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None) -> RouterOutput:
+    def forward(
+        self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None, budget: Tensor | None = None
+    ) -> RouterOutput:
         """Eq. 4-6.
 
         Args:
             hidden_states: the block's input x, (B, T, D).
             condition: what gamma(t), delta(t) are read from, (B, C); see `TimestepCondition`.
             mask: (B, T), true where a token counts in the mean; None counts all.
+            budget: (B,), where the router was made for a range of budgets.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
             gamma, delta = self.modulation(condition.float()).chunk(2, dim=-1)  # (B, D)
@@ -58,7 +62,8 @@ class Router(nn.Module):
             bias = self.proj(delta).unsqueeze(1)  # (B, 1, R)
             h = self.activation(torch.baddbmm(bias, x, weight.mT))  # (B, T, R)
             pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
-            return RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
+            output = RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
+            return output if self.dial is None else self.dial(output, budget)
 
     def _init_full_capacity(self, config: ElasticConfig) -> None:
         """Section 3.3: at the start every block is open at full width (Table 5)."""
@@ -72,6 +77,30 @@ class Router(nn.Module):
         nn.init.constant_(self.gate_head.bias, math.log(p / (1 - p)))
         with torch.no_grad():
             self.width_head.bias[-1] = config.init_width_logit
+
+
+class BudgetDial(nn.Module):
+    """What a budget below 1 adds to the logits of one block; beyond the paper.
+
+    Monotone by construction: for the same input, a block that is open at some budget is open at every larger one,
+    and its MLP no narrower. Each block learns how much.
+    """
+
+    def __init__(self, widths: int) -> None:
+        super().__init__()
+        self.gate_slope = nn.Parameter(torch.zeros(()))
+        self.width_slopes = nn.Parameter(torch.zeros(widths - 1))
+
+    def forward(self, output: RouterOutput, budget: Tensor) -> RouterOutput:
+        """The logits at a budget (B,): those of the full budget, less slope times what is missing to it."""
+        missing = 1 - budget.float()  # (B,)
+        steps = F.softplus(self.width_slopes)
+        # from each width to the next wider one a step down: the narrowest gains most, the full width nothing
+        gains = F.pad(steps.flip(0).cumsum(0).flip(0), (0, 1))  # (S,)
+        return RouterOutput(
+            output.gate_logit - missing * F.softplus(self.gate_slope),
+            output.width_logits + missing.unsqueeze(-1) * gains,
+        )
 
 
 class TimestepCondition(nn.Module):

@@ -28,6 +28,7 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.run import Branch, Run, enter
 from elastic_dit.engine.site import HOOK, BlockCall, Site, unhook
 from elastic_dit.engine.trace import Taken, Trace
+from elastic_dit.errors import ConfigError
 
 ALWAYS_OPEN_LOGIT = 20.0
 """sigmoid(20) is 1 in float32's eyes: above every threshold, and reused only where tau + delta reaches 1."""
@@ -50,6 +51,8 @@ class Engine:
         self.trace = Trace()
         self.seconds = 0.0
         self.routed: list[tuple[Tensor, Tensor, BlockCost]] = []
+        self.budget = torch.tensor([config.default_budget])
+        """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
@@ -103,6 +106,7 @@ class Engine:
         image: Tensor = arguments[IMAGE]
         if next(self.stack.parameters()).device != image.device:
             self.stack.to(image.device)
+        self.budget = self.budget.to(image.device)
         if self.training:
             self.routed = []
             self._run, self._branch = None, Branch("training", None, 0)
@@ -149,6 +153,16 @@ class Engine:
         self._record(site, call, taken, cost)
         return call.output(out)
 
+    def budgets(self, batch: int) -> Tensor:
+        """The budget of each row (B,), also where a pipeline's batch holds several guidance branches.
+
+        Raises:
+            ConfigError: budgets were given for another number of samples.
+        """
+        if batch % len(self.budget):
+            raise ConfigError(f"budgets were given for {len(self.budget)} samples, but the batch has {batch}")
+        return self.budget.repeat(batch // len(self.budget))
+
     def routing(self) -> Routing:
         """What the routers said in the last training forward."""
         p, q, costs = zip(*self.routed, strict=True)
@@ -181,7 +195,8 @@ class Engine:
         route: Callable[..., RouterOutput] = partial(self._call_router, self.stack.routers[site.index])
         if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
             route = partial(checkpoint, route, use_reentrant=False)
-        output = route(tokens, condition, mask)
+        budget = None if self.config.budget_range is None else self.budgets(call.batch)
+        output = route(tokens, condition, mask, budget)
         group = _token_group(self.transformer)
         if group is not None:
             output = mean_over_ranks(output, group)
@@ -225,9 +240,9 @@ class Engine:
             self._condition = self.stack.condition(temb)
 
 
-def _call_router(router: nn.Module, tokens: Tensor, condition: Tensor, mask: Tensor | None) -> RouterOutput:
+def _call_router(router: nn.Module, *inputs: Tensor | None) -> RouterOutput:
     """A function, so that one compiled graph serves all routers."""
-    return router(tokens, condition, mask)
+    return router(*inputs)
 
 
 def _token_group(transformer: Any) -> dist.ProcessGroup | None:

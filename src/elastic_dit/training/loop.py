@@ -141,6 +141,7 @@ class Trainer:
         batch = self._to_device(batch, dropped)
         noisy = draw(self.family.pack(batch["latents"]), config.flow, generator)
         inputs = self._inputs(batch, noisy.tokens, noisy.sigma)
+        self.trainee.draw_budgets(len(dropped), generator)
         predicted = self.model(**inputs)
         loss = flow_loss(predicted, noisy, config.flow).mean()
         values = {"loss": float(loss.detach())}
@@ -157,6 +158,7 @@ class Trainer:
         """Flow loss of the averaged weights on fixed batches and noise, overall and by noise level."""
         assert self.validation_data is not None
         self.model.eval()
+        self.trainee.default_budget()
         batches = StepBatches(len(self.validation_data), self.config.batch_size, seed=0)
         errors: list[Tensor] = []
         sigmas: list[Tensor] = []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elastic_dit.core.objective import sandwich
 from elastic_dit.elasticize import ElasticModel, elasticize, load
 from elastic_dit.errors import ConfigError
 from elastic_dit.files import replaced_folder
@@ -106,6 +107,16 @@ class Trainee:
         else:
             self.elastic.compile(fullgraph=True)
 
+    def draw_budgets(self, batch: int, generator: torch.Generator) -> None:
+        """Give each sample of the next forward a budget, where the routers learn a range of them."""
+        if self.elastic is not None and (limits := self.elastic.config.budget_range):
+            self.elastic.budget = sandwich(batch, *limits, generator)
+
+    def default_budget(self) -> None:
+        """The dial back to where it stands after loading."""
+        if self.elastic is not None and self.elastic.config.budget_range:
+            self.elastic.budget = self.elastic.config.default_budget
+
     def distillation(self, predicted: Tensor, inputs: dict[str, Any], values: dict[str, float]) -> Tensor | float:
         """Weighted squared error to the dense model's velocity; 0 where the weight is."""
         if self._teacher is None:
@@ -135,6 +146,7 @@ class Trainee:
             yield
             return
         self.elastic.eval_mode()
+        self.default_budget()
         try:
             yield
         finally:

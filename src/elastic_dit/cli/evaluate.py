@@ -1,0 +1,89 @@
+"""`elastic-dit evaluate`: how much quality an adapter keeps at the compute it spends."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
+from elastic_dit.cli.setup import Device, Dtype, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.errors import ConfigError
+
+
+def evaluate(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="Folder of held-out pairs, as `data prepare` writes it.")],
+    model: Annotated[
+        str | None, typer.Option(help="Dense pipeline, folder or Hub id.", show_default="the shipped model")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Adapter folder or Hub id; may be given several times.", show_default="the shipped one"),
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(help="For adapters that know a range of budgets, with commas between.")
+    ] = "0.3,0.4,0.5,0.65,0.8,1",
+    samples: Annotated[int, typer.Option(min=2, help="Pairs to score.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 32,
+    resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
+    cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and noise levels.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Flow loss on held-out pairs, dense and elastic: same samples, same noise, beside the FLOPs that were spent.
+
+    An adapter trained with `budget_range` has a row for each budget, others one as they are.
+    """
+    with needs_extra("evaluate", "train"):
+        import torch
+
+        from elastic_dit.evaluation.flow_loss import judge
+        from elastic_dit.training.config import DataConfig
+        from elastic_dit.training.data.cache import encode
+        from elastic_dit.training.families.base import family_of
+    from elastic_dit.models import shipped_adapter, shipped_model
+    from elastic_dit.report.bench_tables import table_markdown
+    from elastic_dit.report.evaluation_tables import loss_table
+
+    shares = _shares(budgets)
+    if model is not None and not adapter:
+        raise ConfigError(f"--model {model} came without --adapter; expected the adapter that makes it elastic")
+    where = pick_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    with ProgressBar() as bar:
+        bar.show("loading", 0, 0)
+        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)
+        record = judge(
+            family,
+            encode(family, source, str(data), quiet=True),
+            adapter or [str(shipped_adapter())],
+            shares,
+            samples=samples,
+            batch=batch,
+            seed=seed,
+            command=context.obj,
+            config={"data": str(data), "resolution": resolution},
+            progress=bar.show,
+        )
+    table = loss_table(record)
+    if json is not None:
+        record.write(json)
+    if markdown is not None:
+        write_bytes(markdown, f"{table_markdown(table)}\n".encode())
+    print_table(table)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [0.0]
+    if not all(0 < value <= 1 for value in values):
+        raise ConfigError(f"--budgets expects shares above 0 and up to 1 with commas between them, got {text!r}")
+    return values

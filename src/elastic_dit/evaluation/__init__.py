@@ -1,0 +1,1 @@
+"""How good a model is: scores of dense and elastic models on the same data."""

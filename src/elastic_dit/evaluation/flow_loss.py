@@ -1,0 +1,140 @@
+"""Validation flow loss (Eq. 2) against compute: the same samples, noise and noise levels for every model.
+
+N samples. What is scored is the model as it is used: blocks are skipped, MLPs sliced. Each forward stands alone, so
+no residual is reused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from elastic_dit.elasticize import ElasticModel, load, restore
+from elastic_dit.records import Environment, RunRecord
+from elastic_dit.training.data.cache import EncodedDataset
+from elastic_dit.training.families.base import Family
+
+SIGMA_BINS = 4
+RESAMPLES = 2000
+Array = npt.NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+"""Called with what runs, and models done and to do."""
+
+
+def judge(
+    family: Family,
+    data: EncodedDataset,
+    adapters: Sequence[str],
+    budgets: Sequence[float],
+    *,
+    samples: int,
+    batch: int,
+    seed: int = 0,
+    command: str = "",
+    config: dict[str, Any] | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> RunRecord:
+    """The loss of the dense model, and of each adapter: at each budget if its routers know a range, else as it is.
+
+    Args:
+        family: of the dense pipeline; adapters are put on its transformer in turn.
+        data: held-out pairs.
+        adapters: folders or Hub ids.
+        budgets: those outside an adapter's range are left out.
+        samples: N, of the first pairs; noise levels are spread evenly over 0..1.
+        batch: samples in a forward.
+        seed: of noise and noise levels.
+        command: what makes the record again.
+        config: settings to put into the record beside these.
+        progress: see `Progress`.
+    """
+    transformer = family.pipeline.transformer
+    restore(transformer)
+    inputs = list(noisy_batches(family, data, samples, batch, seed))
+    sigma = torch.cat([s for _, _, s in inputs]).numpy().astype(float)
+    progress("dense", 0, 0)
+    dense, _ = flow_losses(transformer, None, inputs)
+    rows = [_row("dense", None, dense, dense, 1.0, sigma)]
+    raw = {"dense_loss": dense.tolist()}
+    for adapter in adapters:
+        elastic = load(transformer, adapter)
+        limits = elastic.config.budget_range
+        for budget in [b for b in budgets if limits[0] <= b <= limits[1]] if limits else [None]:
+            progress(adapter, len(rows), 0)
+            if budget is not None:
+                elastic.budget = budget
+            losses, share = flow_losses(transformer, elastic, inputs)
+            rows.append(_row(adapter, budget, losses, dense, share, sigma))
+            raw[f"{adapter}_{budget}_loss"] = losses.tolist()
+        restore(transformer)
+    return RunRecord(
+        kind="evaluate",
+        command=command,
+        environment=Environment.here(transformer.device),
+        config=(config or {}) | {"samples": len(dense), "seed": seed},
+        results={"rows": rows},
+        samples=raw,
+    )
+
+
+def noisy_batches(
+    family: Family, data: EncodedDataset, samples: int, batch: int, seed: int
+) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
+    """The transformer's inputs, the velocity to predict (B, T, C), and the noise levels (B,), batch by batch."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = min(samples, len(data))
+    levels = ((torch.arange(samples) + 0.5) / samples)[torch.randperm(samples, generator=generator)]
+    device = family.pipeline.transformer.device
+    for start in range(0, samples, batch):
+        pairs = [data[index] for index in range(start, min(start + batch, samples))]
+        pair = {name: torch.stack([one[name] for one in pairs]).to(device) for name in pairs[0]}
+        clean = family.pack(pair["latents"])
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        sigma = levels[start : start + len(pairs)]
+        t = sigma.view(-1, 1, 1).to(clean)
+        text = {name.removeprefix("text."): value for name, value in pair.items() if name.startswith("text.")}
+        noisy = (1 - t) * clean + t * noise
+        yield family.inputs(noisy, sigma.to(device), text, pair["latents"].shape), noise - clean, sigma
+
+
+@torch.no_grad()
+def flow_losses(
+    transformer: Any, elastic: ElasticModel | None, inputs: Sequence[tuple[dict[str, Any], Tensor, Tensor]]
+) -> tuple[Array, float]:
+    """Squared error of each sample (N,), and the share of the dense FLOPs that was spent."""
+    losses: list[Tensor] = []
+    spent = dense = 0.0
+    for arguments, velocity, _ in inputs:
+        if elastic is not None:
+            elastic.reset()
+        predicted = transformer(**arguments, return_dict=False)[0]
+        losses.append((predicted.float() - velocity.float()).square().mean(dim=(1, 2)).cpu())
+        if elastic is not None:
+            spent, dense = spent + elastic.trace.flops_spent, dense + elastic.trace.flops_dense
+    return torch.cat(losses).numpy().astype(float), spent / dense if dense else 1.0
+
+
+def interval(values: Array, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of a mean over samples, by bootstrap."""
+    random = np.random.default_rng(seed)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _row(name: str, budget: float | None, losses: Array, dense: Array, share: float, sigma: Array) -> dict[str, Any]:
+    """One model: its loss, what it has over the dense one's on the same samples, and the loss by noise level."""
+    place = np.minimum((sigma * SIGMA_BINS).astype(int), SIGMA_BINS - 1)
+    return {
+        "name": name,
+        "budget": budget,
+        "flops_share": share,
+        "loss": float(losses.mean()),
+        "loss_interval": interval(losses),
+        "excess": float((losses - dense).mean()),
+        "excess_interval": interval(losses - dense),
+        "by_sigma": [float(losses[place == index].mean()) for index in range(SIGMA_BINS)],
+    }
