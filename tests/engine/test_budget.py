@@ -13,8 +13,8 @@ from tiny import Inputs, Tiny, TinyElastic, mixed_config, output_of
 def conditioned(tiny_flux: Tiny) -> TinyElastic:
     tiny = TinyElastic(tiny_flux, mixed_config(budget_range=(0.2, 1.0), max_reuse=0))
     for router in tiny.elastic.routers:
-        torch.nn.init.constant_(router.dial.gate_slope, 2.0)
-        torch.nn.init.constant_(router.dial.width_slopes, 1.0)
+        torch.nn.init.constant_(router.dial.gate_slope, 0.2)
+        torch.nn.init.constant_(router.dial.width_slopes, 0.1)
     return tiny
 
 

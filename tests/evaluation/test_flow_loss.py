@@ -44,7 +44,7 @@ def many(folder: Path, family: Family) -> Path:
     """An adapter with a range of budgets: at a small one all blocks are closed."""
     elastic = elasticize(family.pipeline, ElasticConfig.of(router_hidden_size=8, budget_range=(0.2, 1.0)))
     for router in elastic.routers:
-        torch.nn.init.constant_(router.dial.gate_slope, 8.0)
+        torch.nn.init.constant_(router.dial.gate_slope, 0.8)
     return elastic.save(folder / "many")
 
 

@@ -79,6 +79,10 @@ class Router(nn.Module):
             self.width_head.bias[-1] = config.init_width_logit
 
 
+GAIN = 10.0
+"""How many times its optimiser's step a slope moves: it must travel several logits, which weights together do sooner."""
+
+
 class BudgetDial(nn.Module):
     """What a budget below 1 adds to the logits of one block; beyond the paper.
 
@@ -94,11 +98,11 @@ class BudgetDial(nn.Module):
     def forward(self, output: RouterOutput, budget: Tensor) -> RouterOutput:
         """The logits at a budget (B,): those of the full budget, less slope times what is missing to it."""
         missing = 1 - budget.float()  # (B,)
-        steps = F.softplus(self.width_slopes)
+        steps = F.softplus(GAIN * self.width_slopes)
         # from each width to the next wider one a step down: the narrowest gains most, the full width nothing
         gains = F.pad(steps.flip(0).cumsum(0).flip(0), (0, 1))  # (S,)
         return RouterOutput(
-            output.gate_logit - missing * F.softplus(self.gate_slope),
+            output.gate_logit - missing * F.softplus(GAIN * self.gate_slope),
             output.width_logits + missing.unsqueeze(-1) * gains,
         )
 
