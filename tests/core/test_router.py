@@ -91,6 +91,8 @@ def test_the_dial_is_monotone() -> None:
         generator = torch.Generator().manual_seed(seed)
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+        for slope in router.dial.parameters():
+            torch.nn.init.uniform_(slope, 0.0, 0.3, generator=generator)
         outputs = [router(tokens, condition, None, budget.expand(32)) for budget in budgets]
         opened = torch.stack([output.gate_logit >= 0 for output in outputs]).int()
         widths = torch.stack([output.width_logits.argmax(dim=-1) for output in outputs])
