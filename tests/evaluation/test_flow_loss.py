@@ -10,7 +10,7 @@ from elastic_dit import ElasticConfig, elasticize
 from elastic_dit.evaluation.flow_loss import interval, judge, noisy_batches
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.records import RunRecord
-from elastic_dit.report.evaluation_tables import loss_table
+from elastic_dit.report.evaluation_tables import loss_tables
 from elastic_dit.training.config import DataConfig
 from elastic_dit.training.data.cache import EncodedDataset, encode
 from elastic_dit.training.data.prepare import prepare
@@ -94,9 +94,13 @@ def test_interval() -> None:
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
-def test_the_table_shows_every_row(record: RunRecord) -> None:
-    table = loss_table(record)
-    assert len(table.rows) == 4
-    assert table.rows[0][:3] == ("dense", "–", "100.0%")
-    assert f"{record.results['rows'][2]['loss']:.4f}" in table.rows[2][3]
-    assert len({len(row) for row in [table.header, *table.rows]}) == 1
+def test_the_tables_show_every_row(record: RunRecord) -> None:
+    losses, levels = loss_tables(record)
+    assert [row[:2] for row in losses.rows] == [row[:2] for row in levels.rows]
+    assert losses.rows[0][:3] == ("dense", "–", "100.0%")
+    row = record.results["rows"][2]
+    low, high = row["loss_interval"]
+    assert losses.rows[2][:2] == ("many", "0.3")
+    assert losses.rows[2][3] == f"{row['loss']:.4f} ± {(high - low) / 2:.4f}"
+    for table in (losses, levels):
+        assert {len(cells) for cells in table.rows} == {len(table.header)}

@@ -46,8 +46,7 @@ def evaluate(
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
     from elastic_dit.models import shipped_adapter, shipped_model
-    from elastic_dit.report.bench_tables import table_markdown
-    from elastic_dit.report.evaluation_tables import loss_table
+    from elastic_dit.report.evaluation_tables import loss_markdown, loss_tables
 
     shares = _shares(budgets)
     if model is not None and not adapter:
@@ -71,12 +70,12 @@ def evaluate(
             config={"data": str(data), "resolution": resolution},
             progress=bar.show,
         )
-    table = loss_table(record)
     if json is not None:
         record.write(json)
     if markdown is not None:
-        write_bytes(markdown, f"{table_markdown(table)}\n".encode())
-    print_table(table)
+        write_bytes(markdown, loss_markdown(record).encode())
+    for table in loss_tables(record):
+        print_table(table)
 
 
 def _shares(text: str) -> list[float]:

@@ -80,7 +80,7 @@ class Router(nn.Module):
 
 
 GAIN = 10.0
-"""How many times its optimiser's step a slope moves: it must travel several logits, which weights together do sooner."""
+"""How many times the optimiser's step a slope moves: alone it must travel several logits, which weights do together."""
 
 
 class BudgetDial(nn.Module):
