@@ -64,9 +64,9 @@ def test_losses_are_those_of_the_model_as_it_is_used(record: RunRecord, family: 
     """The dense row by hand, sample by sample; an open elastic model loses nothing, a closed one much."""
     by_hand: list[float] = []
     with torch.no_grad():
-        for inputs, velocity, _ in noisy_batches(family, data, SAMPLES, 4, 3):
+        for inputs, noisy in noisy_batches(family, data, SAMPLES, 4, 3):
             predicted = family.pipeline.transformer(**inputs, return_dict=False)[0]
-            by_hand += [float(((a - b) ** 2).mean()) for a, b in zip(predicted, velocity, strict=True)]
+            by_hand += [float(((a - b) ** 2).mean()) for a, b in zip(predicted, noisy.velocity, strict=True)]
     assert record.samples["dense_loss"] == pytest.approx(by_hand, rel=1e-5)
     dense, known, closed, opened = record.results["rows"]
     assert dense["loss"] == pytest.approx(np.mean(by_hand), rel=1e-5)
@@ -81,10 +81,10 @@ def test_all_models_see_the_same_noise(family: Family, data: EncodedDataset) -> 
     """Noise levels are spread evenly, whatever the size of a batch."""
     first = next(noisy_batches(family, data, SAMPLES, SAMPLES, 3))
     parts = list(noisy_batches(family, data, SAMPLES, 4, 3))
-    sigma = torch.cat([s for _, _, s in parts])
-    assert torch.equal(sigma, first[2])
+    sigma = torch.cat([noisy.sigma for _, noisy in parts])
+    assert torch.equal(sigma, first[1].sigma)
     assert sigma.sort().values.tolist() == pytest.approx([(i + 0.5) / SAMPLES for i in range(SAMPLES)])
-    assert [len(s) for _, _, s in parts] == [4, 4, 2]
+    assert [len(noisy.sigma) for _, noisy in parts] == [4, 4, 2]
 
 
 def test_interval() -> None:

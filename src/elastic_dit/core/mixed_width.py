@@ -125,9 +125,8 @@ def _linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) ->
         torch.addmm(bias, x.flatten(0, 1), weight.T, out=out.flatten(0, 1))
 
 
-_operator: Any = torch.library.custom_op  # its declared types are not what it returns
-padded_rows: Any = _operator("elastic_dit::padded_rows", _rows, mutates_args=())
-padded_columns: Any = _operator("elastic_dit::padded_columns", _columns, mutates_args=())
+padded_rows: Any = torch.library.custom_op("elastic_dit::padded_rows", _rows, mutates_args=())
+padded_columns: Any = torch.library.custom_op("elastic_dit::padded_columns", _columns, mutates_args=())
 
 
 @padded_rows.register_fake

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from elastic_dit.elasticize import ElasticModel, load, restore
 from elastic_dit.records import Environment, RunRecord
+from elastic_dit.training.config import FlowConfig
 from elastic_dit.training.data.cache import EncodedDataset
 from elastic_dit.training.families.base import Family
+from elastic_dit.training.flow import NoisyBatch, flow_loss, mix
 
 SIGMA_BINS = 4
 RESAMPLES = 2000
@@ -54,7 +56,7 @@ def judge(
     transformer = family.pipeline.transformer
     restore(transformer)
     inputs = list(noisy_batches(family, data, samples, batch, seed))
-    sigma = torch.cat([s for _, _, s in inputs]).numpy().astype(float)
+    sigma = torch.cat([noisy.sigma for _, noisy in inputs]).cpu().numpy().astype(float)
     progress("dense", 0, 0)
     dense, _ = flow_losses(transformer, None, inputs)
     rows = [_row("dense", None, dense, dense, 1.0, sigma)]
@@ -82,8 +84,8 @@ def judge(
 
 def noisy_batches(
     family: Family, data: EncodedDataset, samples: int, batch: int, seed: int
-) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
-    """The transformer's inputs, the velocity to predict (B, T, C), and the noise levels (B,), batch by batch."""
+) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
+    """The transformer's inputs, and what they were made from, batch by batch."""
     generator = torch.Generator().manual_seed(seed)
     samples = min(samples, len(data))
     levels = ((torch.arange(samples) + 0.5) / samples)[torch.randperm(samples, generator=generator)]
@@ -92,26 +94,23 @@ def noisy_batches(
         pairs = [data[index] for index in range(start, min(start + batch, samples))]
         pair = {name: torch.stack([one[name] for one in pairs]).to(device) for name in pairs[0]}
         clean = family.pack(pair["latents"])
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        sigma = levels[start : start + len(pairs)]
-        t = sigma.view(-1, 1, 1).to(clean)
+        noisy = mix(clean, levels[start : start + len(pairs)].to(device), generator)
         text = {name.removeprefix("text."): value for name, value in pair.items() if name.startswith("text.")}
-        noisy = (1 - t) * clean + t * noise
-        yield family.inputs(noisy, sigma.to(device), text, pair["latents"].shape), noise - clean, sigma
+        yield family.inputs(noisy.tokens, noisy.sigma, text, pair["latents"].shape), noisy
 
 
 @torch.no_grad()
 def flow_losses(
-    transformer: Any, elastic: ElasticModel | None, inputs: Sequence[tuple[dict[str, Any], Tensor, Tensor]]
+    transformer: Any, elastic: ElasticModel | None, inputs: Sequence[tuple[dict[str, Any], NoisyBatch]]
 ) -> tuple[Array, float]:
     """Squared error of each sample (N,), and the share of the dense FLOPs that was spent."""
     losses: list[Tensor] = []
     spent = dense = 0.0
-    for arguments, velocity, _ in inputs:
+    for arguments, noisy in inputs:
         if elastic is not None:
             elastic.reset()
         predicted = transformer(**arguments, return_dict=False)[0]
-        losses.append((predicted.float() - velocity.float()).square().mean(dim=(1, 2)).cpu())
+        losses.append(flow_loss(predicted, noisy, FlowConfig()).cpu())
         if elastic is not None:
             spent, dense = spent + elastic.trace.flops_spent, dense + elastic.trace.flops_dense
     return torch.cat(losses).numpy().astype(float), spent / dense if dense else 1.0

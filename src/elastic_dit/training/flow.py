@@ -38,7 +38,11 @@ def draw(clean: Tensor, config: FlowConfig, generator: torch.Generator) -> Noisy
         config.mode_scale,
         generator=generator,
     )
-    sigma = (1 - density).to(clean.device, torch.float32)
+    return mix(clean, (1 - density).to(clean.device, torch.float32), generator)
+
+
+def mix(clean: Tensor, sigma: Tensor, generator: torch.Generator) -> NoisyBatch:
+    """x_t = (1-t) x_0 + t x_1 at given noise levels t (B,), with noise x_1 from a CPU generator."""
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     t = sigma.view(-1, 1, 1).to(clean)
     return NoisyBatch((1 - t) * clean + t * noise, noise - clean, sigma)
