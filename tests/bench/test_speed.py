@@ -25,7 +25,7 @@ def test_a_record_of_every_variant(lane: Lane) -> None:
     assert shares[1] > 1  # dense, and the routers
     assert shares[1:] == sorted(shares[1:], reverse=True)
     assert rows["the same, frozen"]["reuse_rate"] == rows["skip + width + cache"]["reuse_rate"] > 0
-    assert set(record.samples) == {f"{name}_seconds" for name in rows}
+    assert set(record.samples) == {f"{name}_{what}" for name in rows for what in ("seconds", "beside_seconds")}
     assert all(len(values) == 2 * 4 for values in record.samples.values())
     for row in rows.values():
         assert row["realised"]["median"] * row["predicted_speedup"] == pytest.approx(row["speedup"]["median"])

@@ -4,6 +4,7 @@ Weights are random: they judge speed, never quality.
 """
 
 import copy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,8 +81,11 @@ class Lane:
             row(each, timings, steps) | (self.routes(each.name) if each.name in self.elastic else {})
             for each in contenders
         ]
-        seconds = {f"{name}_seconds": [s for run in timing.seconds for s in run] for name, timing in timings.items()}
-        return rows, seconds
+        samples: dict[str, list[float]] = {}
+        for name, timing in timings.items():
+            samples[f"{name}_seconds"] = list(chain.from_iterable(timing.seconds))
+            samples[f"{name}_beside_seconds"] = list(chain.from_iterable(timing.beside))
+        return rows, samples
 
 
 def record_of(

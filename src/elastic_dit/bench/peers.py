@@ -29,7 +29,7 @@ def peers(
     config: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> RunRecord:
-    """Dense, elastic and baselines, same shapes, same attention, taking turns at every step.
+    """Dense, elastic and baselines, same shapes, same attention, in one race.
 
     A baseline with a dial gets the setting whose counted FLOPs come nearest to the elastic model's. One that
     does not fit the transformer is left out, with the reason in the record.

@@ -1,14 +1,16 @@
-"""Contenders that take turns at every step of a run, so that what slows the machine slows all of them.
+"""Contenders, each between two runs of what it is compared with, so that what slows the machine slows both.
 
 FLOPs are counted as they are executed, by torch's counter: whatever a method does, its share says.
 """
 
 import statistics
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from elastic_dit.bench.timing import spread
@@ -39,25 +41,23 @@ class Contender:
 
 @dataclass
 class Timing:
-    """What one contender took."""
+    """What one contender took, by run and step."""
 
     flops: int = 0
     """Of one run, counted."""
     seconds: tuple[tuple[float, ...], ...] = ()
-    """In the transformer, by run and step."""
-
-    @property
-    def runs(self) -> list[float]:
-        """Seconds of each run."""
-        return [sum(run) for run in self.seconds]
+    """In the transformer."""
+    beside: tuple[tuple[float, ...], ...] = ()
+    """The same of its reference: the mean of the run before and the run after."""
 
 
 def race(
     contenders: Sequence[Contender], trajectory: Trajectory, repeats: int, progress: Progress = silent
 ) -> dict[str, Timing]:
-    """Run all contenders side by side: one to warm up, one whose FLOPs are counted, then `repeats` that are timed.
+    """Run all contenders side by side: one run to warm up, one whose FLOPs are counted, then `repeats` that are timed.
 
-    At every step each contender has its turn, in an order that rotates.
+    At every step the contenders have their turns in an order that rotates, the reference before and after each. A
+    reference must keep nothing from step to step, since it runs more than once at each.
 
     Args:
         contenders: with different names, in the order of the table.
@@ -68,28 +68,69 @@ def race(
     results = {contender.name: Timing() for contender in contenders}
     total = (repeats + 2) * trajectory.steps
     for number in range(-2, repeats):
-        latents = {contender.name: trajectory.noise for contender in contenders}
+        run = _Run(trajectory, list(results), number)
         seconds: dict[str, list[float]] = {name: [] for name in results}
+        beside: dict[str, list[float]] = {name: [] for name in results}
         for contender in contenders:
             contender.restart()
         for index in range(trajectory.steps):
             progress("timing" if number >= 0 else "warm-up", (number + 2) * trajectory.steps + index, total)
-            turn = (number + index) % len(contenders)
-            for contender in (*contenders[turn:], *contenders[:turn]):
-                own = contender.name
-                if contender.steps is not None and index not in contender.steps:
-                    seconds[own].append(0.0)
-                elif number == -1:
-                    with Counting() as counter:
-                        latents[own], _ = trajectory.step(contender.transformer, latents[own], index)
-                    results[own].flops += counter.get_total_flops()
-                else:
-                    latents[own], taken = trajectory.step(contender.transformer, latents[own], index)
-                    seconds[own].append(taken)
-        if number >= 0:
-            for name, timing in results.items():
+            for reference, group in _groups(contenders, number + index):
+                around = [run.take(reference, index)]
+                for contender in group:
+                    seconds[contender.name].append(run.take(contender, index))
+                    around.append(run.take(reference, index))
+                    beside[contender.name].append(statistics.mean(around[-2:]))
+                if reference.reference == reference.name:
+                    seconds[reference.name].append(statistics.mean(around))
+                    beside[reference.name].append(statistics.mean(around))
+            run.advance()
+        for name, timing in results.items():
+            if number == -1:
+                timing.flops = run.flops[name]
+            elif number >= 0:
                 timing.seconds = (*timing.seconds, tuple(seconds[name]))
+                timing.beside = (*timing.beside, tuple(beside[name]))
     return results
+
+
+def _groups(contenders: Sequence[Contender], rotation: int) -> list[tuple[Contender, list[Contender]]]:
+    """Each reference with those that are compared with it, in this turn's order."""
+    groups: list[tuple[Contender, list[Contender]]] = []
+    for reference in contenders:
+        group = [each for each in contenders if each.reference == reference.name != each.name]
+        turn = rotation % max(1, len(group))
+        if group or reference.reference == reference.name:
+            groups.append((reference, [*group[turn:], *group[:turn]]))
+    return groups
+
+
+class _Run:
+    """Where every contender is in one run; runs -2 and -1 are not timed."""
+
+    def __init__(self, trajectory: Trajectory, names: Sequence[str], number: int) -> None:
+        self.trajectory, self.number = trajectory, number
+        self.latents = dict.fromkeys(names, trajectory.noise)
+        self.flops = dict.fromkeys(names, 0)
+        self._after: dict[str, tuple[Tensor, int]] = {}
+
+    def take(self, contender: Contender, index: int) -> float:
+        """One step of a contender; its seconds. Until `advance`, the same step again."""
+        own = contender.name
+        idle = contender.steps is not None and index not in contender.steps
+        if idle or (self.number < 0 and own in self._after):
+            return 0.0
+        with Counting() if self.number == -1 else nullcontext() as counter:
+            latents, taken = self.trajectory.step(contender.transformer, self.latents[own], index)
+        self._after[own] = latents, counter.get_total_flops() if counter else 0
+        return taken
+
+    def advance(self) -> None:
+        """To the next step."""
+        for name, (latents, flops) in self._after.items():
+            self.latents[name] = latents
+            self.flops[name] += flops
+        self._after.clear()
 
 
 class Counting(FlopCounterMode):
@@ -110,15 +151,15 @@ class Counting(FlopCounterMode):
         self._stance.__exit__(*error)
 
 
-def paired_ratio(own: Timing, reference: Timing) -> float:
-    """Time over the reference's time: at each step the median over the runs of the ratio within one turn.
+def paired_ratio(timing: Timing) -> float:
+    """Time over the reference's time around it: the median over the runs at each step.
 
     Neighbours in time meet the same machine, so a slow minute moves both. Steps weigh by the reference's median time.
     """
-    turns = [list(zip(a, b, strict=True)) for a, b in zip(own.seconds, reference.seconds, strict=True)]
+    turns = [list(zip(*run, strict=True)) for run in zip(timing.seconds, timing.beside, strict=True)]
     steps = list(zip(*turns, strict=True))
-    ratios = [statistics.median(mine / theirs for mine, theirs in step) for step in steps]
-    weights = [statistics.median(theirs for _, theirs in step) for step in steps]
+    ratios = [statistics.median(own / reference for own, reference in step) for step in steps]
+    weights = [statistics.median(reference for _, reference in step) for step in steps]
     return sum(ratio * weight for ratio, weight in zip(ratios, weights, strict=True)) / sum(weights)
 
 
@@ -127,16 +168,17 @@ def row(contender: Contender, timings: dict[str, Timing], steps: int) -> dict[st
 
     A ratio's median is the paired one; its range is of whole runs.
     """
-    own, reference = timings[contender.name], timings[contender.reference]
-    share = own.flops / reference.flops
-    pairs = [mine / theirs for mine, theirs in zip(own.runs, reference.runs, strict=True)]
-    ratio = {"median": paired_ratio(own, reference), "min": min(pairs), "max": max(pairs)}
+    own = timings[contender.name]
+    share = own.flops / timings[contender.reference].flops
+    runs = [(sum(mine), sum(theirs)) for mine, theirs in zip(own.seconds, own.beside, strict=True)]
+    pairs = [mine / theirs for mine, theirs in runs]
+    ratio = {"median": paired_ratio(own), "min": min(pairs), "max": max(pairs)}
     speedup = {"median": 1 / ratio["median"], "min": 1 / ratio["max"], "max": 1 / ratio["min"]}
     return {
         "name": contender.name,
         "reference": contender.reference,
         "flops_share": share,
-        "step_seconds": spread([run / steps for run in own.runs]),
+        "step_seconds": spread([mine / steps for mine, _ in runs]),
         "ratio": ratio,
         "speedup": speedup,
         "predicted_speedup": 1 / share,

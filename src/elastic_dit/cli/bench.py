@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure speed on random weights: they judge time, never quality. Dense and elastic models take turns at "
-    "every step.",
+    help="Measure speed on random weights: they judge time, never quality. At every step each model runs "
+    "between two runs of the dense one.",
 )
 
 SizeName = Annotated[
@@ -122,8 +122,8 @@ def scaling(
     size: SizeName = "flux-cpu-small",
     batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,8",
     tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "1024",
-    blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
-    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "4,8",
+    blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24",
+    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "8",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
     repeats: Repeats = 7,
     seed: Seed = 0,

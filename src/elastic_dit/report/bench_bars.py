@@ -44,8 +44,8 @@ def bars(records: Sequence[RunRecord]) -> Table:
         ("", "CPU bar", "measured", "met", "GPU bar", "measured", "met"),
         [(bar.what, *_cells(bar, records, False), *_cells(bar, records, True)) for bar in BARS],
         "Realised: the share of the speed-up predicted by counted FLOPs that was measured. A ratio is its median over "
-        "the runs at each step, both measured in the same turn; the tables below have the ranges. Where several "
-        "records measure the same, the worst counts.",
+        "the runs at each step, beside the runs of the other just before and after; the tables below have the ranges. "
+        "Where several records measure the same, the worst counts.",
     )
 
 

@@ -16,8 +16,8 @@ SPEED_NOTE = (
     "Beside: the run that FLOPs and speed-up are compared with. FLOPs: counted as executed, by torch's counter, as a "
     "share of that run's. Step: time of one denoising step in the transformer, all guidance passes. Predicted: the "
     "speed-up if time were FLOPs. Realised: the share of it that was measured; above 1, something else than fewer "
-    "FLOPs helps. The first number of a ratio is its median over the runs at each step, both measured in the same "
-    "turn; the range is of whole runs."
+    "FLOPs helps. The first number of a ratio is its median over the runs at each step, beside the runs of the other just "
+    "before and after; the range is of whole runs."
 )
 
 
@@ -149,7 +149,7 @@ def _scaling(record: RunRecord) -> list[Table]:
         "executed, by torch's counter, as a share of the dense run's. Time: of its step, as a share of the dense one. "
         "Predicted: its speed-up if time were FLOPs. Realised: the share of it that was measured. All open: time with "
         "every block open, as a share of dense. The first number of a ratio is its median over the runs at each step, "
-        "both measured in the same turn; the range is of whole runs."
+        "beside the runs of the other just before and after; the range is of whole runs."
     )
     return [*made[:-1], Table(made[-1].title, made[-1].header, made[-1].rows, note)] if made else []
 
