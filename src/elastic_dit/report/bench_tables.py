@@ -16,8 +16,8 @@ SPEED_NOTE = (
     "Beside: the run that FLOPs and speed-up are compared with. FLOPs: counted as executed, by torch's counter, as a "
     "share of that run's. Step: time of one denoising step in the transformer, all guidance passes. Predicted: the "
     "speed-up if time were FLOPs. Realised: the share of it that was measured; above 1, something else than fewer "
-    "FLOPs helps. The first number of a ratio is its median over the runs at each step, beside the runs of the other just "
-    "before and after; the range is of whole runs."
+    "FLOPs helps. The first number of a ratio is its median over the runs at each step, beside the runs of the other "
+    "just before and after; the range is of whole runs."
 )
 
 
