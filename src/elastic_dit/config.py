@@ -34,6 +34,9 @@ class ElasticConfig(BaseModel):
     init_width_logit: float = Field(default=2.0, gt=0)
     """Logit of the full width at the full-capacity start; the other widths have 0."""
 
+    init_route: tuple[float, ...] | None = None
+    """Start near this route in place of `init`: the width of each block, 0 where p starts at 1 - init_keep_prob."""
+
     # Decisions (Eq. 7-16)
     tau: float = Field(default=0.5, ge=0, le=1)
     """Threshold: a block is skipped where its keep probability is below."""
@@ -45,6 +48,9 @@ class ElasticConfig(BaseModel):
     """Whether the quality loss reaches the width logits, or the budget alone does (the paper's text)."""
     always_open: tuple[int, ...] = ()
     """Blocks that are never skipped, by running order; negative counts from the end."""
+
+    route: tuple[float, ...] | None = None
+    """One route for every sample and step in place of routers: the MLP width of each block, 0 where it is left out."""
 
     # Cache (Algorithm 1)
     delta: float = Field(default=0.1, ge=0, le=1)
@@ -94,6 +100,16 @@ class ElasticConfig(BaseModel):
             raise ValueError(f"default_budget must lie in budget_range {self.budget_range}, got {self.default_budget}")
         if self.budget != "compute":
             raise ValueError(f'budget_range needs budget = "compute", got {self.budget!r}')
+        return self
+
+    @model_validator(mode="after")
+    def _route_is_widths(self) -> "ElasticConfig":
+        for name in ("route", "init_route"):
+            widths = getattr(self, name)
+            if widths is not None and not (all(0 <= width <= 1 for width in widths) and any(widths)):
+                raise ValueError(f"{name} must hold widths in 0..1, not all of them 0, got {widths}")
+        if self.route is not None and self.budget_range is not None:
+            raise ValueError("a fixed route has no budget_range: routers that know one decide themselves")
         return self
 
     @model_validator(mode="after")

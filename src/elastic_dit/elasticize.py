@@ -11,6 +11,7 @@ from elastic_dit import checkpoint
 from elastic_dit.backbones import backbone_of
 from elastic_dit.calibration import Calibration, Setting
 from elastic_dit.config import ElasticConfig, preset
+from elastic_dit.core.cost import BlockCost
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router import RouterStack
 from elastic_dit.engine.hooks import Engine
@@ -34,6 +35,9 @@ class ElasticModel:
         for index in config.always_open:
             if not -blocks <= index < blocks:
                 raise ConfigError(f"always_open names block {index}; the transformer has {blocks} blocks")
+        for name, route in (("route", config.route), ("init_route", config.init_route)):
+            if route is not None and len(route) != blocks:
+                raise ConfigError(f"{name} has {len(route)} blocks; the transformer has {blocks}")
         dim = backbone.dim(transformer)
         self.transformer = transformer
         self.backbone = backbone
@@ -132,7 +136,7 @@ class ElasticModel:
 
     @property
     def routers(self) -> nn.ModuleList:
-        """The routers, one a block in running order."""
+        """The routers, one a block in running order; none under a fixed route."""
         return self.stack.routers
 
     @property
@@ -141,7 +145,7 @@ class ElasticModel:
         return self._engine.sites
 
     def force(self, plan: Plan | None, *, routed: bool = False) -> None:
-        """Run a fixed plan in place of the routers; None releases.
+        """Run a fixed plan in place of the routers, or of the config's route; None releases.
 
         Args:
             plan: the decisions.
@@ -150,9 +154,10 @@ class ElasticModel:
         Raises:
             PlanError: the plan is for another number of blocks.
         """
-        if plan is not None and plan.blocks != len(self.routers):
-            raise PlanError(f"the plan has {plan.blocks} blocks; the transformer has {len(self.routers)}")
-        self._engine.plan, self._engine.routed_plan = plan, routed
+        if plan is not None and plan.blocks != len(self.sites):
+            raise PlanError(f"the plan has {plan.blocks} blocks; the transformer has {len(self.sites)}")
+        self._engine.plan = self._engine.own_plan if plan is None else plan
+        self._engine.routed_plan = routed
         self.reset()
 
     def freeze(self, traces: Sequence[Trace] | None = None) -> Plan:
@@ -170,6 +175,17 @@ class ElasticModel:
         plan = Plan.average([self.trace] if traces is None else traces, self.config.width_ratios)
         self.force(plan)
         return plan
+
+    @property
+    def costs(self) -> list[BlockCost]:
+        """FLOPs of each block for one sample, at the shapes of the last forward.
+
+        Raises:
+            ConfigError: there was no forward.
+        """
+        if not self._engine.costs:
+            raise ConfigError("the blocks' costs are known after a first forward")
+        return [self._engine.costs[site.index] for site in self.sites]
 
     def compile(self, **options: Any) -> None:
         """Compile each block inside its hook: one graph per block class and width, the decisions outside.
@@ -200,7 +216,7 @@ class ElasticModel:
     def summary(self) -> str:
         """The last run in a few lines for a person."""
         trace = self.trace
-        name, blocks = type(self.transformer).__name__, len(self.routers)
+        name, blocks = type(self.transformer).__name__, len(self.sites)
         if not trace:
             return f"{name}, {blocks} elastic blocks; nothing has run yet"
         steps = max(key[0] for key in trace) + 1
@@ -251,7 +267,7 @@ class ElasticModel:
             ConfigError: there was no forward in train mode.
         """
         if not self._engine.routed:
-            raise ConfigError("no losses yet: call train_mode(), run a forward, then losses()")
+            raise ConfigError("no losses yet: call train_mode(), run a forward, then losses(); a fixed route has none")
         routing = self._engine.routing()
         budgets = None if self.config.budget_range is None else self._engine.budgets(len(routing.keep_prob))
         return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp, budgets)
@@ -294,6 +310,20 @@ def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -
     elastic = ElasticModel(transformer, config)
     transformer.__dict__[_HANDLE] = elastic
     return elastic
+
+
+def reroute(elastic: ElasticModel, config: ElasticConfig) -> ElasticModel:
+    """Fresh routers, or another fixed route, on the weights as they are.
+
+    Args:
+        elastic: the model so far; its handle is not to be used any more.
+        config: of the new one.
+    """
+    elastic._engine.detach()
+    fresh = ElasticModel(elastic.transformer, config)
+    fresh.weights = elastic.weights
+    elastic.transformer.__dict__[_HANDLE] = fresh
+    return fresh
 
 
 def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:

@@ -157,3 +157,11 @@ def test_budgets_hold_each_third_on_its_own(ramp: float) -> None:
     assert float(loss.total) == pytest.approx(by_hand, rel=1e-5)
     met = budget_loss(routing, settings, RATIOS, GlobalMean(), 1.0, budgets.flip(0))
     assert float(met.total) == pytest.approx(0, abs=1e-10)
+
+
+def test_routers_are_part_of_a_budget_below_one() -> None:
+    settings = ElasticConfig.of(budget_range=(0.1, 1.0))
+    routing = Routing(P, Q, FIXED, MLP, router_share=0.05)
+    budgets = torch.tensor([share_by_hand(0) + 0.05, 1.0])
+    loss = budget_loss(routing, settings, RATIOS, GlobalMean(), 1.0, budgets)
+    assert float(loss.total) == pytest.approx((share_by_hand(1) - 1) ** 2 / 2, rel=1e-5)

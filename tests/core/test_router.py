@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig
+from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.router import Router, RouterStack, masked_mean
 from reference import router_logits
 
@@ -104,3 +105,19 @@ def test_the_dial_is_monotone() -> None:
         for whole, without in zip(outputs[-1], plain(tokens, condition), strict=True):
             assert torch.equal(whole, without)
     assert changed == 10  # at every seed gates and widths really move
+
+
+def test_routers_may_start_at_a_route() -> None:
+    stack = stack_of(init="full_capacity", init_route=(0.6, 0.0), init_keep_prob=0.8)
+    x, condition = torch.randn(B, T, D), torch.zeros(B, 4)
+    opened, closed = (router(x, condition) for router in stack.routers)
+    torch.testing.assert_close(keep_probability(opened.gate_logit), torch.full((B,), 0.8), rtol=0, atol=0.01)
+    torch.testing.assert_close(keep_probability(closed.gate_logit), torch.full((B,), 0.2), rtol=0, atol=0.01)
+    assert opened.width_logits.argmax(-1).tolist() == [1] * B  # 0.5 of 0.25, 0.5, 0.75, 1
+    assert closed.width_logits.argmax(-1).tolist() == [3] * B
+
+
+def test_a_fixed_route_needs_no_router() -> None:
+    stack = stack_of(route=(1.0, 0.5))
+    assert not list(stack.parameters())
+    assert stack.condition is None

@@ -49,9 +49,9 @@ def test_a_plan_of_another_model_or_length(routed_flux: TinyElastic) -> None:
     blocks = routed_flux.blocks
     with pytest.raises(PlanError, match=f"{blocks + 1} blocks; the transformer has {blocks}"):
         routed_flux.elastic.force(Plan(np.ones((1, blocks + 1))))
-    routed_flux.elastic.force(Plan(np.ones((1, blocks))))
-    with pytest.raises(PlanError, match="has 1 steps, but the run asks for step 2"):
-        run(routed_flux.transformer, routed_flux.steps(1, 2))
+    routed_flux.elastic.force(Plan(np.ones((2, blocks))))
+    with pytest.raises(PlanError, match="has 2 steps, but the run asks for step 3"):
+        run(routed_flux.transformer, routed_flux.steps(1, 3))
 
 
 def test_a_residual_is_stored_only_where_the_plan_reuses_it() -> None:

@@ -1,15 +1,18 @@
 """Flow loss against compute on a tiny pipeline and real sprites."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from elastic_dit import ElasticConfig, elasticize
 from elastic_dit.evaluation.flow_loss import interval, judge, noisy_batches
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.records import RunRecord
+from elastic_dit.report.evaluation_plots import COLORS, loss_plot
 from elastic_dit.report.evaluation_tables import loss_tables
 from elastic_dit.training.config import DataConfig
 from elastic_dit.training.data.cache import EncodedDataset, encode
@@ -87,6 +90,29 @@ def test_all_models_see_the_same_noise(family: Family, data: EncodedDataset) -> 
     assert [len(noisy.sigma) for _, noisy in parts] == [4, 4, 2]
 
 
+def test_models_of_equal_compute_are_compared_sample_by_sample(record: RunRecord) -> None:
+    rows, losses = record.results["rows"], list(record.samples.values())
+    near = [
+        (a, b)
+        for a in range(len(rows))
+        for b in range(a + 1, len(rows))
+        if abs(rows[a]["flops_share"] - rows[b]["flops_share"]) <= 0.03
+    ]
+    pairs = {(pair["first"], pair["second"]): pair for pair in record.results["pairs"]}
+    assert list(pairs) == near
+    for (a, b), pair in pairs.items():
+        apart = np.array(losses[a]) - np.array(losses[b])
+        assert pair["difference"] == pytest.approx(apart.mean())
+        assert pair["interval"][0] <= apart.mean() <= pair["interval"][1]
+
+
+def test_the_plot_shows_every_model(record: RunRecord) -> None:
+    image = Image.open(io.BytesIO(loss_plot(record))).convert("RGB")
+    colors = {color for _, color in image.getcolors(1 << 24)}
+    assert all(tuple(bytes.fromhex(color.removeprefix("#"))) in colors for color in COLORS[:2])
+    assert tuple(bytes.fromhex(COLORS[2].removeprefix("#"))) not in colors
+
+
 def test_interval() -> None:
     values = np.random.default_rng(0).normal(1.0, 2.0, 400)
     low, high = interval(values)
@@ -95,7 +121,7 @@ def test_interval() -> None:
 
 
 def test_the_tables_show_every_row(record: RunRecord) -> None:
-    losses, levels = loss_tables(record)
+    losses, levels, *_ = loss_tables(record)
     assert [row[:2] for row in losses.rows] == [row[:2] for row in levels.rows]
     assert losses.rows[0][:3] == ("dense", "–", "100.0%")
     row = record.results["rows"][2]

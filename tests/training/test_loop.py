@@ -235,6 +235,28 @@ def test_distillation_starts_at_zero(elastic_values: dict[str, Any]):
     assert log_of(config.output)[0]["distillation_loss"] < 1e-8
 
 
+def test_fresh_routers_start_at_the_route_of_an_adapter(elastic_values: dict[str, Any], tmp_path: Path):
+    """A static adapter is trained; then routers on its weights open the same blocks at the nearest widths."""
+    pipeline = EmojiFluxPipeline.from_size("tiny", seed=0)
+    pipeline.save_pretrained(tmp_path / "model")
+    static = elastic_dit.elasticize(pipeline, elastic_dit.ElasticConfig.of(route=(1.0, 0.0, 0.55)))
+    start = static.save(tmp_path / "start")
+    values = elastic_values | {"model": str(tmp_path / "model"), "adapter": str(start)}
+    static_run = config_of({k: v for k, v in values.items() if k != "elastic"}, output=tmp_path / "static")
+    trained = Trainer(static_run, quiet=True).run()
+
+    trainee = Trainer(config_of(values, adapter=str(trained), steps=1), quiet=True).trainee
+    assert trainee.elastic is not None
+    own = trainee.elastic.weights.changed(trainee.transformer)
+    saved = load_file(trained / "elastic_model.safetensors")
+    assert {f"transformer.{name}" for name in own} == set(saved)
+    assert all(torch.equal(value, saved[f"transformer.{name}"]) for name, value in own.items())
+    trainee.elastic.eval_mode()
+    trainee.pipeline("a dog", height=16, width=16, num_inference_steps=1)
+    trace = trainee.elastic.trace
+    assert [trace[0, block, trace.branches[0], 0].width for block in range(3)] == [1.0, 0.0, 0.5]
+
+
 def test_validation_and_samples(elastic_values: dict[str, Any], shards: Path):
     data = elastic_values["data"] | {"validation": str(shards / "train")}
     config = config_of(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from elastic_dit.cli import bench, calibrate, data, demo, evaluate, generate, info, train
+from elastic_dit.cli import bench, calibrate, data, demo, evaluate, generate, info, prune, train
 from elastic_dit.errors import ElasticDiTError, TrainingError
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
+app.command()(prune.prune)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.add_typer(data.app, name="data")

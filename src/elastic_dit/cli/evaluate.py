@@ -30,6 +30,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of noise and noise levels.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write loss against compute as a PNG.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -46,6 +47,7 @@ def evaluate(
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
     from elastic_dit.models import shipped_adapter, shipped_model
+    from elastic_dit.report.evaluation_plots import loss_plot
     from elastic_dit.report.evaluation_tables import loss_markdown, loss_tables
 
     shares = _shares(budgets)
@@ -74,6 +76,8 @@ def evaluate(
         record.write(json)
     if markdown is not None:
         write_bytes(markdown, loss_markdown(record).encode())
+    if plot is not None:
+        write_bytes(plot, loss_plot(record))
     for table in loss_tables(record):
         print_table(table)
 

@@ -28,6 +28,8 @@ class Routing(NamedTuple):
     """(L,)."""
     mlp_flops: Tensor
     """(L,)."""
+    router_share: float = 0.0
+    """FLOPs of all routers, as a share of the dense blocks'."""
 
 
 class BudgetLoss(NamedTuple):
@@ -116,8 +118,9 @@ def budget_loss(
         ratios: the width ratios, (S,).
         mean: the averaging; ignored where `budget_scope` is "sample".
         ramp: 0..1, how far the targets have gone from 1 to the budget.
-        budgets: (B,), the share of FLOPs each sample was given, as `sandwich` lays them out: each third of them is
-            held to its mean on its own, else low shares at a high budget could make up for high ones at a low.
+        budgets: (B,), the share of FLOPs each sample was given, its routers' included, as `sandwich` lays them out:
+            each third of them is held to its mean on its own, else low shares at a high budget could make up for high
+            ones at a low.
     """
     p, q = routing.keep_prob, routing.width_probs
     if config.budget_scope == "sample":
@@ -139,7 +142,9 @@ def budget_loss(
                 target = compute_target(config, routing.fixed_flops, routing.mlp_flops)
                 loss = (mean("share", share) - _ramped(target, ramp)).square().mean()
             else:
-                excess = share - _ramped(budgets, ramp)  # (B,)
+                # the whole budget is every block open, and the routers on top
+                wanted = torch.where(budgets < 1, budgets - routing.router_share, budgets)  # (B,)
+                excess = share - _ramped(wanted, ramp)
                 thirds = [excess[third::3] for third in range(min(3, len(excess)))]
                 loss = torch.stack([mean(f"excess {i}", own).square().mean() for i, own in enumerate(thirds)]).mean()
     committed = (p * (1 - p)).mean()

@@ -78,6 +78,15 @@ class Router(nn.Module):
         with torch.no_grad():
             self.width_head.bias[-1] = config.init_width_logit
 
+    @torch.no_grad()
+    def start_at(self, width: float, config: ElasticConfig) -> None:
+        """Begin open at a width, or closed where it is 0: the biases say so, and learning may change it."""
+        p = config.init_keep_prob if width else 1 - config.init_keep_prob
+        self.gate_head.bias.fill_(math.log(p / (1 - p)))
+        apart = [abs(ratio - (width or 1.0)) for ratio in config.width_ratios]
+        self.width_head.bias.zero_()
+        self.width_head.bias[apart.index(min(apart))] = config.init_width_logit
+
 
 GAIN = 10.0
 """How many times the optimiser's step a slope moves: alone it must travel several logits, which weights do together."""
@@ -128,12 +137,17 @@ class TimestepCondition(nn.Module):
 
 
 class RouterStack(nn.Module):
-    """All routers of a backbone, one a block in running order, and what they share."""
+    """All routers of a backbone, one a block in running order, and what they share; empty under a fixed route."""
 
     def __init__(self, config: ElasticConfig, dim: int, temb_dim: int, blocks: int) -> None:
         super().__init__()
-        self.condition = TimestepCondition(config, temb_dim)
-        self.routers = nn.ModuleList(Router(config, dim, self.condition.dim) for _ in range(blocks))
+        condition = TimestepCondition(config, temb_dim)
+        routed = config.route is None
+        self.condition = condition if routed else None
+        self.routers = nn.ModuleList(Router(config, dim, condition.dim) for _ in range(blocks if routed else 0))
+        for router, width in zip(self.routers, config.init_route or (), strict=False):
+            assert isinstance(router, Router)
+            router.start_at(width, config)
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
 

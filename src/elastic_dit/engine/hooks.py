@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide, pack, run_block, train_block
-from elastic_dit.core.cache import FeatureBank
+from elastic_dit.core.cache import FeatureBank, Streams
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
 from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.objective import Routing
@@ -46,17 +47,20 @@ class Engine:
             self.sites[index].always_open = True
         self.training = False
         self.gradient_checkpointing = False
-        self.plan: Plan | None = None
+        self.plan = self.own_plan = None if config.route is None else Plan.static(config.route)
+        """What runs in place of the routers' decisions, and what does where nobody forces anything."""
         self.routed_plan = False
         self.trace = Trace()
         self.seconds = 0.0
-        self.routed: list[tuple[Tensor, Tensor, BlockCost]] = []
+        self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
         self.budget = torch.tensor([config.default_budget])
         """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
         self._call_router: Callable[..., RouterOutput] = _call_router
+        self.costs: dict[int, BlockCost] = {}
+        """Of each block, at the shapes of its last call."""
         self._costs: dict[Hashable, BlockCost] = {}
         self._handles: list[Any] = []
 
@@ -104,7 +108,7 @@ class Engine:
     def begin(self, arguments: dict[str, Any], context: str | None) -> None:
         """A forward of the transformer starts."""
         image: Tensor = arguments[IMAGE]
-        if next(self.stack.parameters()).device != image.device:
+        if any(parameter.device != image.device for parameter in islice(self.stack.parameters(), 1)):
             self.stack.to(image.device)
         self.budget = self.budget.to(image.device)
         if self.training:
@@ -131,10 +135,13 @@ class Engine:
         """One block: Algorithm 1, or its differentiable form in training."""
         if self._branch is None:  # called by hand, outside a forward of the transformer
             return site.forward(**call.arguments)
-        cost = self._cost(site, call)
+        cost = self.costs[site.index] = self._cost(site, call)
+        if self.training and self.config.route is not None:
+            return call.output(self._train_fixed(call, self.config.route[site.index]))
         if self.training:
             output = self._route(site, call)
-            self.routed.append((keep_probability(output.gate_logit), width_probabilities(output.width_logits), cost))
+            decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
+            self.routed.append((*decided, cost, self._router_flops(site, call)))
             run = partial(train_block, block=call.run_masked, output=output, tau=self.config.tau)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False)
@@ -153,6 +160,16 @@ class Engine:
         self._record(site, call, taken, cost)
         return call.output(out)
 
+    def _train_fixed(self, call: BlockCall, width: float) -> Streams:
+        """One block of a fixed route, differentiable: left out, or as narrow as it will be."""
+        if not width:
+            return call.x
+        call.any_rows = False
+        run = partial(call.run, rows=None, ratios=[width] * call.batch)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            run = partial(checkpoint, run, use_reentrant=False)
+        return run(call.x)
+
     def budgets(self, batch: int) -> Tensor:
         """The budget of each row (B,), also where a pipeline's batch holds several guidance branches.
 
@@ -165,15 +182,16 @@ class Engine:
 
     def routing(self) -> Routing:
         """What the routers said in the last training forward."""
-        p, q, costs = zip(*self.routed, strict=True)
+        p, q, costs, routers = zip(*self.routed, strict=True)
         fixed = torch.tensor([cost.fixed for cost in costs], device=p[0].device)
         mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
-        return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp)
+        share = sum(routers) / sum(cost.dense for cost in costs)
+        return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp, share)
 
     @property
     def _routes(self) -> bool:
         """Whether the routers run."""
-        return self.plan is None or self.routed_plan
+        return len(self.stack.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
 
     def _decide(self, site: Site, call: BlockCall, step: int) -> Decision:
         """What the router wants, in one host synchronisation for the batch."""
@@ -209,13 +227,16 @@ class Engine:
         joint = self.config.router_input == "joint" and TEXT in site.declared.returns
         return call.arguments.get(TEXT) if joint else None
 
-    def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
-        assert self._run is not None and self._branch is not None
+    def _router_flops(self, site: Site, call: BlockCall) -> float:
+        """Of a block's router, for one sample."""
         router = self.stack.routers[site.index]
         assert isinstance(router, Router)
         text = self._router_text(site, call)
-        tokens = call.image.shape[1] + (0 if text is None else text.shape[1])
-        routing = router_flops(router, tokens) if self._routes else 0.0
+        return router_flops(router, call.image.shape[1] + (0 if text is None else text.shape[1]))
+
+    def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
+        assert self._run is not None and self._branch is not None
+        routing = self._router_flops(site, call) if self._routes else 0.0
         for row in range(call.batch):
             ran = taken.keep[row] and not taken.reuse[row]
             width = taken.width[row] if ran else 0.0
@@ -235,7 +256,8 @@ class Engine:
         return self._costs[key]
 
     def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._branch is not None:
+        if self._branch is not None and self._routes:
+            assert self.stack.condition is not None
             temb: Tensor = output[0] if isinstance(output, tuple) else output
             self._condition = self.stack.condition(temb)
 

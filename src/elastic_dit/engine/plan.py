@@ -14,7 +14,7 @@ from elastic_dit.errors import PlanError
 
 
 class Plan:
-    """A route table, for one image or for each sample of a batch.
+    """A route table, for one image or for each sample of a batch. A table of one step holds at every step.
 
     Args:
         keep: (S, L) or (S, L, B) bool; false skips the block.
@@ -69,6 +69,12 @@ class Plan:
         return cls(opened, reused & opened, np.asarray(width_ratios)[nearest])
 
     @classmethod
+    def static(cls, widths: Sequence[float]) -> "Plan":
+        """The same at every step: the MLP width of each block (L,), 0 where it is skipped."""
+        table = np.asarray([widths], dtype=float)
+        return cls(table > 0, width=np.where(table > 0, table, 1.0))
+
+    @classmethod
     def load(cls, file: str | Path) -> "Plan":
         """Read what `save` wrote.
 
@@ -102,6 +108,8 @@ class Plan:
         Raises:
             PlanError: the plan has no such step, or another batch size.
         """
+        if self.steps == 1:
+            step = 0
         if step >= self.steps:
             raise PlanError(f"the plan has {self.steps} steps, but the run asks for step {step + 1}")
         rows = [table[step, block] for table in (self.keep, self.reuse, self.width, self._wanted)]

@@ -5,6 +5,7 @@ no residual is reused.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from elastic_dit.training.flow import NoisyBatch, flow_loss, mix
 
 SIGMA_BINS = 4
 RESAMPLES = 2000
+EQUAL = 0.03
+"""Models whose FLOPs differ by so much of the dense ones at most are compared with one another."""
 Array = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 """Called with what runs, and models done and to do."""
@@ -77,7 +80,7 @@ def judge(
         command=command,
         environment=Environment.here(transformer.device),
         config=(config or {}) | {"samples": len(dense), "seed": seed},
-        results={"rows": rows},
+        results={"rows": rows, "pairs": _pairs(rows, list(raw.values()))},
         samples=raw,
     )
 
@@ -114,6 +117,17 @@ def flow_losses(
         if elastic is not None:
             spent, dense = spent + elastic.trace.flops_spent, dense + elastic.trace.flops_dense
     return torch.cat(losses).numpy().astype(float), spent / dense if dense else 1.0
+
+
+def _pairs(rows: Sequence[dict[str, Any]], losses: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Two models of nearly equal compute at a time: the loss of the first less that of the second, by sample."""
+    pairs: list[dict[str, Any]] = []
+    for (first, a), (second, b) in combinations(enumerate(rows), 2):
+        if abs(a["flops_share"] - b["flops_share"]) <= EQUAL:
+            apart = np.subtract(losses[first], losses[second])
+            found = {"difference": float(apart.mean()), "interval": interval(apart)}
+            pairs.append({"first": first, "second": second} | found)
+    return pairs
 
 
 def interval(values: Array, seed: int = 0) -> tuple[float, float]:

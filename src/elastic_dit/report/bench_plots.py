@@ -46,7 +46,7 @@ def share_plot(record: RunRecord) -> bytes:
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.1f}×")
     axis.set_xlabel("FLOPs as executed, share of the run compared with", color=INK, fontsize=9)
     axis.set_ylabel("speed-up per step", color=INK, fontsize=9)
-    _bare(axis)
+    bare(axis)
     axis.grid(**GRID)
     columns = 3 if len(handles) == 3 else 2
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
@@ -88,7 +88,7 @@ def timeline_plot(record: RunRecord) -> bytes:
     axis.set_xlim(0, 1.1 * max(dense.sum(), elastic.sum()))
     axis.set_ylim(-0.35, 1.5)
     axis.set_xlabel(f"ms, {timeline_step(record)}", color=INK, fontsize=9)
-    _bare(axis)
+    bare(axis)
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", labelsize=10, labelcolor=INK)
     seen = {what_happened(block) for block in blocks} | {full}
@@ -127,7 +127,7 @@ def scaling_plot(record: RunRecord) -> bytes:
         panel.set_xlim(-0.3, len(own) - 0.7)
         panel.set_title(AXES[name], fontsize=10, color=INK)
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        _bare(panel)
+        bare(panel)
         panel.grid(axis="y", **GRID)
     lowest = min(
         value for point in points for row in point["rows"] for value in (row["ratio"]["min"], row["flops_share"])
@@ -170,7 +170,8 @@ def _line(panel: Any, places: range, spreads: list[dict[str, float]], label: str
     )
 
 
-def _bare(axis: Any) -> None:
+def bare(axis: Any) -> None:
+    """Take from axes what carries no data."""
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):

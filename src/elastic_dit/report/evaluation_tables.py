@@ -9,7 +9,7 @@ from elastic_dit.report.tables import NONE, Table
 
 
 def loss_tables(record: RunRecord) -> list[Table]:
-    """Flow loss against compute, and by noise level; a row for each model."""
+    """Flow loss against compute, and by noise level; then models of nearly equal compute, two by two."""
     rows = record.results["rows"]
     bins = len(rows[0]["by_sigma"])
     levels = [f"{index / bins:g} to {(index + 1) / bins:g}" for index in range(bins)]
@@ -29,23 +29,49 @@ def loss_tables(record: RunRecord) -> list[Table]:
             [(*_model(row), *(f"{value:.4f}" for value in row["by_sigma"])) for row in rows],
             f"Noise levels σ are spread evenly over 0 to 1. {where(record)}",
         ),
+        *_pairs(record),
     ]
 
 
 def loss_markdown(record: RunRecord) -> str:
-    """Both tables and the command that makes them again."""
+    """The tables and the command that makes them again."""
     return "\n".join([*map(table_markdown, loss_tables(record)), f"`{record.command}`", ""])
 
 
+def model_name(folder: str) -> str:
+    """What a model's folder calls it: `train` writes RUN/adapter."""
+    path = Path(folder)
+    return (path.parent.name if path.name == "adapter" else path.name) or folder
+
+
 def _model(row: dict[str, Any]) -> tuple[str, str]:
-    path = Path(row["name"])
-    name = path.parent.name if path.name == "adapter" else path.name  # `train` writes RUN/adapter
-    return name or row["name"], NONE if row["budget"] is None else f"{row['budget']:g}"
+    return model_name(row["name"]), NONE if row["budget"] is None else f"{row['budget']:g}"
+
+
+def _pairs(record: RunRecord) -> list[Table]:
+    rows, pairs = record.results["rows"], record.results.get("pairs", [])
+    if not pairs:
+        return []
+    cells = [
+        (_one(rows[pair["first"]]), _one(rows[pair["second"]]), _signed(pair["difference"], pair["interval"]))
+        for pair in pairs
+    ]
+    note = "First less second, on the same samples: below 0 the first is better. FLOPs differ by 3% of dense at most."
+    return [Table("At nearly equal compute", ("first", "second", "difference of loss"), cells, note)]
+
+
+def _one(row: dict[str, Any]) -> str:
+    name, budget = _model(row)
+    return f"{name}{'' if budget == NONE else f' at {budget}'} ({row['flops_share']:.1%})"
 
 
 def _losses(row: dict[str, Any]) -> tuple[str, str]:
     excess = NONE if row["name"] == "dense" else _mean(row["excess"], row["excess_interval"])
     return _mean(row["loss"], row["loss_interval"]), excess
+
+
+def _signed(value: float, interval: list[float]) -> str:
+    return f"{value:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f})"
 
 
 def _mean(value: float, interval: list[float]) -> str:

@@ -90,7 +90,8 @@ class TrainConfig(_Strict):
     model: str
     """A pipeline folder or Hub id, or `emoji-flux:SIZE` for a fresh small model."""
     adapter: str | None = None
-    """Continue from this adapter folder rather than from fresh routers."""
+    """Go on from this adapter folder. Beside an `elastic` section: from its weights, with fresh routers that start at
+    its route if it has a fixed one."""
     elastic: ElasticConfig | None = None
     """The elastic model to train; None trains the dense one."""
     trainable: Literal["full", "lora", "routers"] = "full"

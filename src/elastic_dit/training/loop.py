@@ -147,6 +147,7 @@ class Trainer:
         values = {"loss": float(loss.detach())}
         if self.trainee.elastic is not None:
             loss = loss + self.trainee.distillation(predicted, inputs, values)
+        if self.trainee.elastic is not None and self.trainee.routed:
             ramp = min(1.0, (self.step + 1) / max(1, config.ramp_steps))
             budget = self.trainee.elastic.losses(ramp)
             loss = loss + budget.total
@@ -178,7 +179,7 @@ class Trainer:
             inside = error[(sigma >= low) & (sigma < high)]
             if len(inside):
                 values[f"validation/loss_sigma_{low:.2f}_{high:.2f}"] = float(inside.mean())
-        if self.trainee.elastic is not None:
+        if self.trainee.routed:
             values |= self._validate_routes(batch)
         return values
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elastic_dit.core.objective import sandwich
-from elastic_dit.elasticize import ElasticModel, elasticize, load
+from elastic_dit.elasticize import ElasticModel, elasticize, load, reroute
 from elastic_dit.errors import ConfigError
 from elastic_dit.files import replaced_folder
 from elastic_dit.models.emoji_flux import EmojiFluxPipeline
@@ -65,6 +65,10 @@ class Trainee:
             self._teacher = copy.deepcopy(self.transformer).requires_grad_(False)
         if config.adapter is not None:
             self.elastic = load(self.pipeline, config.adapter)
+            if config.elastic is not None:
+                start = self.elastic.config.route or config.elastic.init_route
+                self.elastic = reroute(self.elastic, config.elastic.model_copy(update={"init_route": start}))
+                self.elastic.stack.to(device)
             self.transformer.requires_grad_(config.trainable == "full")
         if config.trainable == "lora" and not getattr(self.transformer, "peft_config", None):
             from peft import LoraConfig
@@ -83,7 +87,15 @@ class Trainee:
             return TrainableModel(self.transformer, None)
         self.elastic.mean.window = config.gradient_accumulation_steps
         self.elastic.train_mode(gradient_checkpointing=config.gradient_checkpointing)
-        return TrainableModel(self.transformer, self.elastic.stack)
+        for site, width in zip(self.elastic.sites, self.elastic.config.route or (), strict=False):
+            if not width:  # what never runs has no gradient, which DDP would wait for
+                site.block.requires_grad_(False)
+        return TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
+
+    @property
+    def routed(self) -> bool:
+        """Whether routers are trained: the model is elastic, and not by a fixed route."""
+        return self.elastic is not None and self.elastic.config.route is None
 
     def park_encoders(self) -> None:
         """Everything but the transformer to the CPU: the data is encoded, and memory is for training."""

@@ -1,0 +1,58 @@
+"""`elastic-dit prune`: one route for every sample and step, as an adapter to train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.output import ProgressBar
+from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+
+
+def prune(
+    data: Annotated[Path, typer.Argument(help="Folder of training pairs, as `data prepare` writes it.")],
+    output: Annotated[Path, typer.Option(help="The adapter folder to write.", show_default=False)],
+    method: Annotated[str, typer.Option(help="greedy, random or tinyfusion.")] = "greedy",
+    budget: Annotated[float, typer.Option(help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
+    model: Model = None,
+    samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 16,
+    resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
+    cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, and of what the method draws.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Choose once which blocks stay and how wide their MLPs are: the baseline of an adaptive model.
+
+    The adapter has no routers. Train it as any other: `elastic-dit train` with `adapter: OUTPUT`.
+    """
+    with needs_extra("prune", "train"):
+        import torch
+
+        from elastic_dit.evaluation.flow_loss import noisy_batches
+        from elastic_dit.pruning import prunings
+        from elastic_dit.pruning.base import share
+        from elastic_dit.pruning.prune import prune
+        from elastic_dit.training.config import DataConfig
+        from elastic_dit.training.data.cache import encode
+        from elastic_dit.training.families.base import family_of
+    from elastic_dit.models import shipped_model
+
+    chosen, where = prunings[method], pick_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    with ProgressBar() as bar:
+        bar.show("loading", 0, 0)
+        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)
+        pairs = encode(family, source, str(data), quiet=True)
+        batches = list(noisy_batches(family, pairs, samples, batch, seed))
+        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, progress=bar.show)
+        family.pipeline.transformer(**batches[0][0], return_dict=False)
+        elastic.save(output)
+    route = elastic.config.route or ()
+    widths = [f"{width:.2f}" if width else "–" for width in route]
+    typer.echo(f"{output}: {sum(map(bool, route))} of {len(route)} blocks, {share(route, elastic.costs):.1%} of FLOPs")
+    typer.echo("widths: " + " ".join(widths))

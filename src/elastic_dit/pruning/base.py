@@ -1,0 +1,133 @@
+"""A pruning method decides once which blocks stay, and how wide: the same route for every sample and step.
+
+To add one, write a file beside this one that registers a `Pruning`. L blocks.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elastic_dit.core.cost import BlockCost
+from elastic_dit.elasticize import ElasticModel
+from elastic_dit.engine.plan import Plan
+from elastic_dit.errors import ConfigError
+from elastic_dit.registry import Registry
+from elastic_dit.training.flow import NoisyBatch
+
+NARROWEST = 0.25
+"""No MLP of a block that stays gets narrower than this to meet a budget."""
+
+Route = tuple[float, ...]
+"""The MLP width of each block (L,), 0 where it is left out: `ElasticConfig.route`."""
+Progress = Callable[[str, int, int], None]
+"""Called with what runs, and parts of it done and to do."""
+
+
+@dataclass
+class Subject:
+    """What is pruned, and the data to judge by."""
+
+    elastic: ElasticModel
+    """Under a route that is 1 everywhere, its MLP channels in order of importance."""
+    batches: Sequence[tuple[dict[str, Any], NoisyBatch]]
+    """The transformer's inputs, and what they were made from."""
+    seed: int = 0
+    progress: Progress = lambda label, done, total: None
+    _dense: list[Tensor] = field(default_factory=list[Tensor])
+
+    @property
+    def costs(self) -> list[BlockCost]:
+        """FLOPs of each block for one sample, (L,)."""
+        if not self._dense:
+            self._dense = self._predict()
+        return self.elastic.costs
+
+    def error(self, route: Sequence[float]) -> float:
+        """Mean squared distance of a route's velocity from the dense one's, untrained."""
+        if not self._dense:
+            self._dense = self._predict()
+        self.elastic.force(Plan.static(route))
+        try:
+            apart = [
+                (own.float() - dense.float()).square().mean()
+                for own, dense in zip(self._predict(), self._dense, strict=True)
+            ]
+        finally:
+            self.elastic.force(None)
+        return float(torch.stack(apart).mean())
+
+    @torch.no_grad()
+    def _predict(self) -> list[Tensor]:
+        predictions: list[Tensor] = []
+        for inputs, _ in self.batches:
+            self.elastic.reset()
+            predictions.append(self.elastic.transformer(**inputs, return_dict=False)[0])
+        return predictions
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One method."""
+
+    name: str
+    about: str
+    """What it does, in one sentence."""
+    source: str
+    """Where it is published."""
+    choose: Callable[[Subject, float], Route]
+    """(subject, budget): the route that spends this share of the blocks' FLOPs. Weights stay as they are."""
+
+
+prunings: Registry[Pruning] = Registry("pruning method", "elastic_dit.pruning")
+
+
+def share(route: Sequence[float], costs: Sequence[BlockCost]) -> float:
+    """Of the dense blocks' FLOPs."""
+    spent = sum(cost.at(width) for cost, width in zip(costs, route, strict=True) if width)
+    return spent / sum(cost.dense for cost in costs)
+
+
+def fit(order: Iterable[int], costs: Sequence[BlockCost], budget: float, width: float = 1.0) -> Route:
+    """Keep the first blocks of `order`, as few as reach the budget, and narrow the last of them until it is met.
+
+    Where that is not narrow enough, one block less, and the others wider.
+
+    Args:
+        order: the blocks, those to keep first.
+        costs: of each block.
+        budget: share of the dense blocks' FLOPs.
+        width: of the MLPs that are not narrowed.
+
+    Raises:
+        ConfigError: even with all blocks the budget is not reached.
+    """
+    route, kept = [0.0] * len(costs), list[int]()
+    for index in order:
+        if share(route, costs) >= budget:
+            break
+        route[index] = width
+        kept.append(index)
+    if share(route, costs) < budget - 1e-9:
+        raise ConfigError(f"a budget of {budget:g} cannot be spent with MLPs of width {width:g}")
+    order = kept[::-1]
+    fewer = [0.0 if index == kept[-1] else own for index, own in enumerate(route)]
+    found = [settle(each, order, costs, budget) for each in (route, fewer) if any(each)]
+    return min(found, key=lambda each: abs(share(each, costs) - budget))
+
+
+def settle(route: Sequence[float], order: Sequence[int], costs: Sequence[BlockCost], budget: float) -> Route:
+    """Meet the budget as far as widths can: narrow the MLPs of these blocks, or widen them, the last first.
+
+    Blocks that are left out stay out.
+    """
+    settled, dense = list(route), sum(cost.dense for cost in costs)
+    above = share(route, costs) > budget
+    for index in order if above else reversed(order):
+        excess = (share(settled, costs) - budget) * dense
+        if settled[index] and costs[index].mlp and (excess > 0) == above:
+            wanted = settled[index] - excess / costs[index].mlp
+            settled[index] = min(1.0, max(min(NARROWEST, settled[index]), wanted))
+    return tuple(round(width, 4) for width in settled)

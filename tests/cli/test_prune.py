@@ -1,0 +1,73 @@
+"""From a dense model to a static one: prune, train, evaluate."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from elastic_dit import checkpoint
+from elastic_dit.records import RunRecord
+from elastic_dit.training.data.prepare import prepare
+from shell import Run, assert_refused
+
+SPRITES = Path(__file__).parents[1] / "data" / "sprites"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder, SPRITES, scenes=16)
+    return folder / "train"
+
+
+def test_prune_then_train_then_evaluate(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    size = ("--samples", 8, "--resolution", 16, "--cache", tmp_path / "cache", "--threads", 1)
+    start = tmp_path / "start"
+    outcome = run("prune", data, "--model", pair[0], "--output", start, "--budget", 0.6, "--batch", 4, *size)
+    assert outcome.code == 0, outcome.err
+    assert "of 3 blocks, 60.0% of FLOPs" in outcome.out
+    route = checkpoint.read(start).config.route
+    assert route is not None
+
+    config = {
+        "output": str(tmp_path / "run"),
+        "model": str(pair[0]),
+        "adapter": str(start),
+        "data": {"path": str(data), "validation": str(data), "resolution": 16, "limit": 16},
+        "flow": {"distillation": 1.0},
+        "steps": 3,
+        "batch_size": 4,
+        "threads": 1,
+    }
+    config["data"] |= {"cache": str(tmp_path / "cache")}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    outcome = run("train", tmp_path / "train.yaml")
+    assert outcome.code == 0, outcome.err
+    trained = checkpoint.read(tmp_path / "run" / "adapter")
+    assert trained.config.route == route
+    before, after = (
+        load_file(folder / "elastic_model.safetensors") for folder in (start, tmp_path / "run" / "adapter")
+    )
+    lists = [f"transformer.{name}." for name in ("transformer_blocks.0", "single_transformer_blocks.0")]
+    lists.append("transformer.single_transformer_blocks.1.")
+    for prefix, width in zip(lists, route, strict=True):
+        own = [name for name in before if name.startswith(prefix)]
+        assert any(not before[name].equal(after[name]) for name in own) == bool(width), prefix
+
+    files = ("--json", tmp_path / "out.json")
+    outcome = run("evaluate", data, "--model", pair[0], "--adapter", tmp_path / "run" / "adapter", *size, *files)
+    assert outcome.code == 0, outcome.err
+    dense, static = RunRecord.read(tmp_path / "out.json").results["rows"]
+    assert static["flops_share"] == pytest.approx(0.6, rel=0.02)
+    assert static["loss"] != dense["loss"]
+
+
+def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--samples", 4)
+    output = ("--output", tmp_path / "out")
+    assert_refused(run("prune", data, *common, *output, "--method", "greddy"), "pruning method", "greddy", "greedy")
+    assert_refused(run("prune", data, *common, *output, "--budget", 1.2), "budget is 1.2")
+    assert_refused(run("prune", tmp_path / "none", *common, *output), "none")
+    assert_refused(run("prune", data, *common), "--output")
+    assert not (tmp_path / "out").exists()
