@@ -93,16 +93,13 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of a source checkout, with a `+` if it has changes; `unknown` outside one."""
-    here = Path(__file__).parent
+    """The commit of a source checkout, with a `+` if the package has changes; `unknown` outside one."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+        commit, changes = git("rev-parse", "--short=12", "HEAD"), git("diff", "--quiet", "HEAD", "--", ".")
+    except OSError:
         return "unknown"
-    return run.stdout.strip()
+    return "unknown" if commit.returncode else commit.stdout.strip() + "+" * changes.returncode

@@ -6,8 +6,8 @@ import pytest
 
 from elastic_dit.bench.calibrate import calibrate
 from elastic_dit.bench.compare import Bench
-from elastic_dit.bench.sampling import SampleSettings
 from elastic_dit.calibration import Calibration, Setting
+from elastic_dit.evaluation.sampling import SampleSettings
 
 PROMPTS = ["a red apple", "two blue cars on a green background"]
 SETTINGS = SampleSettings(steps=3, guidance=1.0, height=32, width=32)

@@ -6,7 +6,7 @@ from torch import nn
 
 from elastic_dit import elasticize
 from elastic_dit.bench.compare import Bench, Comparison
-from elastic_dit.bench.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.records import RunRecord
 from emoji import ROUTES, STEPS

@@ -19,13 +19,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_a_record_and_a_table(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     size = ("--samples", 8, "--resolution", 16, "--cache", tmp_path / "cache", "--threads", 1)
     files = ("--json", tmp_path / "out" / "run.json", "--markdown", tmp_path / "out" / "run.md")
+    files = (*files, "--plot", tmp_path / "out" / "run.png", "--images", 3, "--steps", 2)
     outcome = run("evaluate", data, "--model", pair[0], "--adapter", pair[1], *size, *files)
     assert outcome.code == 0, outcome.err
     record = RunRecord.read(tmp_path / "out" / "run.json")
     dense, elastic = record.results["rows"]
     assert elastic["name"] == str(pair[1])
     assert f"{dense['loss']:.4f}" in outcome.out
-    assert f"{elastic['loss']:.4f}" in (tmp_path / "out" / "run.md").read_text()
+    markdown = (tmp_path / "out" / "run.md").read_text()
+    assert f"{elastic['loss']:.4f}" in markdown
+    (images,) = record.results["images"]
+    assert f"{images['psnr']:.2f} ±" in markdown
+    assert (tmp_path / "out" / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:

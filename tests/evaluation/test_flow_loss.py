@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from elastic_dit import ElasticConfig, elasticize
-from elastic_dit.evaluation.flow_loss import interval, judge, noisy_batches
+from elastic_dit.evaluation.flow_loss import judge, noisy_batches
+from elastic_dit.evaluation.variants import interval
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.records import RunRecord
 from elastic_dit.report.evaluation_plots import COLORS, loss_plot

@@ -6,9 +6,9 @@ import torch
 
 from elastic_dit.bench.compare import Bench, Comparison
 from elastic_dit.bench.lane import Lane
-from elastic_dit.bench.sampling import SampleSettings
 from elastic_dit.bench.speed import speed
 from elastic_dit.bench.training import training
+from elastic_dit.evaluation.sampling import SampleSettings
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.records import RunRecord
 from emoji import STEPS, save_pair

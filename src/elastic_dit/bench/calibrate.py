@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from elastic_dit.bench.compare import Bench, Meter, Progress, Task
-from elastic_dit.bench.fidelity import fidelity, mean_fidelity
-from elastic_dit.bench.sampling import SampleSettings
 from elastic_dit.calibration import Calibration, Point, Setting
+from elastic_dit.evaluation.fidelity import fidelity, mean_fidelity
+from elastic_dit.evaluation.sampling import SampleSettings
 from elastic_dit.records import Environment
 
 FASTEST_OPEN_RATE = 0.4

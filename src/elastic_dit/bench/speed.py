@@ -67,7 +67,7 @@ def speed(
     return record_of("speed", lane, results, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
 
 
-def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 3) -> dict[str, Any]:
+def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 7) -> dict[str, Any]:
     """One step block by block, the first guidance pass and sample: dense seconds, elastic seconds, what happened.
 
     Apart from the race, since every block is waited for.

@@ -56,7 +56,7 @@ def calibrate(
 
         from elastic_dit.bench.calibrate import calibrate as measure
         from elastic_dit.bench.compare import Bench
-        from elastic_dit.bench.sampling import SampleSettings
+        from elastic_dit.evaluation.sampling import SampleSettings
     from elastic_dit.checkpoint import local_folder
 
     texts = [*(prompt or ()), *(_lines(prompts) if prompts else ())] or list(PROMPTS)

@@ -58,7 +58,7 @@ def demo(
         import torchmetrics  # noqa: F401
 
         from elastic_dit.bench.compare import Bench
-        from elastic_dit.bench.sampling import SampleSettings
+        from elastic_dit.evaluation.sampling import SampleSettings
 
     base, elastic = model_and_adapter(model, adapter)
     where = pick_device(device)

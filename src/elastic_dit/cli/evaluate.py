@@ -1,5 +1,6 @@
 """`elastic-dit evaluate`: how much quality an adapter keeps at the compute it spends."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,10 @@ def evaluate(
     ] = "0.3,0.4,0.5,0.65,0.8,1",
     samples: Annotated[int, typer.Option(min=2, help="Pairs to score.")] = 512,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 32,
+    images: Annotated[int, typer.Option(min=0, help="Captions to sample images for; 0: none.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps of these.", show_default="the model's")
+    ] = None,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
     seed: Annotated[int, typer.Option(min=0, help="Of noise and noise levels.")] = 0,
@@ -37,14 +42,18 @@ def evaluate(
 ) -> None:
     """Flow loss on held-out pairs, dense and elastic: same samples, same noise, beside the FLOPs that were spent.
 
-    An adapter trained with `budget_range` has a row for each budget, others one as they are.
+    An adapter trained with `budget_range` has a row for each budget, others one as they are. With --images also how
+    close the images are to the dense model's, for the first captions of the data.
     """
     with needs_extra("evaluate", "train"):
         import torch
 
         from elastic_dit.evaluation.flow_loss import judge
+        from elastic_dit.evaluation.images import judge_images
+        from elastic_dit.evaluation.sampling import SampleSettings
         from elastic_dit.training.config import DataConfig
         from elastic_dit.training.data.cache import encode
+        from elastic_dit.training.data.sources import read_pairs
         from elastic_dit.training.families.base import family_of
     from elastic_dit.models import shipped_adapter, shipped_model
     from elastic_dit.report.evaluation_plots import loss_plot
@@ -60,18 +69,26 @@ def evaluate(
         bar.show("loading", 0, 0)
         family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)
+        adapters = adapter or [str(shipped_adapter())]
         record = judge(
             family,
             encode(family, source, str(data), quiet=True),
-            adapter or [str(shipped_adapter())],
+            adapters,
             shares,
             samples=samples,
             batch=batch,
             seed=seed,
             command=context.obj,
-            config={"data": str(data), "resolution": resolution},
+            config={"data": str(data), "resolution": resolution, "images": images, "steps": steps},
             progress=bar.show,
         )
+        if images:
+            prompts = [caption for _, caption in islice(read_pairs("webdataset", str(data)), images)]
+            settings = SampleSettings(steps=steps, height=resolution, width=resolution)
+            family.pipeline.set_progress_bar_config(disable=True)
+            common = {"batch": batch, "seed": seed, "progress": bar.show}
+            record.results["images"], raw = judge_images(family.pipeline, adapters, shares, prompts, settings, **common)
+            record.samples |= raw
     if json is not None:
         record.write(json)
     if markdown is not None:

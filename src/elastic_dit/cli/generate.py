@@ -53,9 +53,9 @@ def generate(
     dtype: Dtype = None,
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
-    from elastic_dit.bench.sampling import SampleSettings, sample_images
     from elastic_dit.config import ElasticConfig
     from elastic_dit.elasticize import load
+    from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 
     format_name = image_format(output)
     settings = {"tau": tau, "delta": delta, "max_reuse": max_reuse}

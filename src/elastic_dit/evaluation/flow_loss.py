@@ -4,16 +4,16 @@ N samples. What is scored is the model as it is used: blocks are skipped, MLPs s
 no residual is reused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastic_dit.elasticize import ElasticModel, load, restore
+from elastic_dit.elasticize import ElasticModel
+from elastic_dit.evaluation.variants import Array, Progress, interval, variants
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.config import FlowConfig
 from elastic_dit.training.data.cache import EncodedDataset
@@ -21,12 +21,8 @@ from elastic_dit.training.families.base import Family
 from elastic_dit.training.flow import NoisyBatch, flow_loss, mix
 
 SIGMA_BINS = 4
-RESAMPLES = 2000
 EQUAL = 0.03
 """Models whose FLOPs differ by so much of the dense ones at most are compared with one another."""
-Array = npt.NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
-"""Called with what runs, and models done and to do."""
 
 
 def judge(
@@ -48,7 +44,7 @@ def judge(
         family: of the dense pipeline; adapters are put on its transformer in turn.
         data: held-out pairs.
         adapters: folders or Hub ids.
-        budgets: those outside an adapter's range are left out.
+        budgets: see `variants`.
         samples: N, of the first pairs; noise levels are spread evenly over 0..1.
         batch: samples in a forward.
         seed: of noise and noise levels.
@@ -57,24 +53,17 @@ def judge(
         progress: see `Progress`.
     """
     transformer = family.pipeline.transformer
-    restore(transformer)
     inputs = list(noisy_batches(family, data, samples, batch, seed))
     sigma = torch.cat([noisy.sigma for _, noisy in inputs]).cpu().numpy().astype(float)
-    progress("dense", 0, 0)
-    dense, _ = flow_losses(transformer, None, inputs)
-    rows = [_row("dense", None, dense, dense, 1.0, sigma)]
-    raw = {"dense_loss": dense.tolist()}
-    for adapter in adapters:
-        elastic = load(transformer, adapter)
-        limits = elastic.config.budget_range
-        for budget in [b for b in budgets if limits[0] <= b <= limits[1]] if limits else [None]:
-            progress(adapter, len(rows), 0)
-            if budget is not None:
-                elastic.budget = budget
-            losses, share = flow_losses(transformer, elastic, inputs)
-            rows.append(_row(adapter, budget, losses, dense, share, sigma))
-            raw[f"{adapter}_{budget}_loss"] = losses.tolist()
-        restore(transformer)
+    rows: list[dict[str, Any]] = []
+    raw: dict[str, list[float]] = {}
+    dense = np.zeros(0)
+    for name, budget, elastic in variants(transformer, adapters, budgets):
+        progress(f"flow loss, {name}", 0, 0)
+        losses, share = flow_losses(transformer, elastic, inputs)
+        dense = losses if elastic is None else dense
+        rows.append(_row(name, budget, losses, dense, share, sigma))
+        raw["dense_loss" if elastic is None else f"{name}_{budget}_loss"] = losses.tolist()
     return RunRecord(
         kind="evaluate",
         command=command,
@@ -128,14 +117,6 @@ def _pairs(rows: Sequence[dict[str, Any]], losses: Sequence[Sequence[float]]) ->
             found = {"difference": float(apart.mean()), "interval": interval(apart)}
             pairs.append({"first": first, "second": second} | found)
     return pairs
-
-
-def interval(values: Array, seed: int = 0) -> tuple[float, float]:
-    """The 95% interval of a mean over samples, by bootstrap."""
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _row(name: str, budget: float | None, losses: Array, dense: Array, share: float, sigma: Array) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def loss_tables(record: RunRecord) -> list[Table]:
             f"Noise levels σ are spread evenly over 0 to 1. {where(record)}",
         ),
         *_pairs(record),
+        *_images(record),
     ]
 
 
@@ -60,6 +61,25 @@ def _pairs(record: RunRecord) -> list[Table]:
     return [Table("At nearly equal compute", ("first", "second", "difference of loss"), cells, note)]
 
 
+def _images(record: RunRecord) -> list[Table]:
+    rows = record.results.get("images", [])
+    if not rows:
+        return []
+    cells = [
+        (
+            *_model(row),
+            f"{row['flops_share']:.1%}",
+            _mean(row["psnr"], row["psnr_interval"], 2),
+            _mean(row["ssim"], row["ssim_interval"], 3),
+        )
+        for row in rows
+    ]
+    steps = f"{record.config['steps']} denoising steps" if record.config["steps"] else "the model's denoising steps"
+    note = f"Captions of the same data, {steps}, one seed each. FLOPs: as above, less what was reused."
+    title = f"{record.config['images']} images against the dense model's"
+    return [Table(title, ("", "budget", "FLOPs", "PSNR (dB)", "SSIM"), cells, note)]
+
+
 def _one(row: dict[str, Any]) -> str:
     name, budget = _model(row)
     return f"{name}{'' if budget == NONE else f' at {budget}'} ({row['flops_share']:.1%})"
@@ -74,6 +94,6 @@ def _signed(value: float, interval: list[float]) -> str:
     return f"{value:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f})"
 
 
-def _mean(value: float, interval: list[float]) -> str:
+def _mean(value: float, interval: list[float], digits: int = 4) -> str:
     low, high = interval
-    return f"{value:.4f} ± {(high - low) / 2:.4f}"
+    return f"{value:.{digits}f} ± {(high - low) / 2:.{digits}f}"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elastic_dit.bench.fidelity import fidelity, mean_fidelity
+from elastic_dit.evaluation.fidelity import fidelity, mean_fidelity
 
 
 def _image(offset: int = 0) -> Image.Image:

@@ -7,15 +7,20 @@ import pytest
 import torch
 from diffusers import FluxPipeline, QwenImagePipeline, WanPipeline
 
-from elastic_dit.bench.compare import Bench
-from elastic_dit.bench.sampling import SampleSettings, _guidance, sample_images
 from elastic_dit.errors import BackboneError
+from elastic_dit.evaluation.sampling import SampleSettings, _guidance, sample_images
+from elastic_dit.models.loading import load_pipeline
+from emoji import save_pair
 
 SHORT = SampleSettings(steps=2, height=32, width=32)
 
 
-def test_a_seed_is_the_same_image_alone_and_in_a_batch(bench: Bench) -> None:
-    pipe = bench.pipes["dense"]
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_pipeline(save_pair(tmp_path_factory.mktemp("sampling"))[0])
+
+
+def test_a_seed_is_the_same_image_alone_and_in_a_batch(pipe: Any) -> None:
     both = sample_images(pipe, ["a cat", "a dog"], [3, 4], SHORT)
     alone = sample_images(pipe, ["a dog"], [4], SHORT)[0]
     assert [image.size for image in both] == [(32, 32), (32, 32)]
@@ -23,8 +28,8 @@ def test_a_seed_is_the_same_image_alone_and_in_a_batch(bench: Bench) -> None:
     assert np.array(both[0]).tobytes() != np.array(both[1]).tobytes()
 
 
-def test_none_leaves_the_pipelines_default(bench: Bench) -> None:
-    assert sample_images(bench.pipes["dense"], ["a cat"], [0], SampleSettings(steps=1))[0].size == (64, 64)
+def test_none_leaves_the_pipelines_default(pipe: Any) -> None:
+    assert sample_images(pipe, ["a cat"], [0], SampleSettings(steps=1))[0].size == (64, 64)
 
 
 def test_a_video_pipeline_is_refused_before_it_runs() -> None:

@@ -1,0 +1,52 @@
+"""The models of a comparison, one after the other on one transformer: dense, then each adapter at each budget."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elastic_dit.elasticize import ElasticModel, load, restore
+
+RESAMPLES = 2000
+Progress = Callable[[str, int, int], None]
+"""Called with what runs, and parts of it done and to do."""
+Array = npt.NDArray[np.float64]
+
+
+class Variant(NamedTuple):
+    """One model of a comparison; the transformer is it until the next one is asked for."""
+
+    name: str
+    budget: float | None
+    elastic: ElasticModel | None
+
+
+def variants(transformer: Any, adapters: Sequence[str], budgets: Sequence[float]) -> Iterator[Variant]:
+    """Dense, and each adapter: at each budget in its range if its routers know one, else as it is.
+
+    Args:
+        transformer: the dense one; it is dense again at the end.
+        adapters: folders or Hub ids.
+        budgets: those outside an adapter's range are left out.
+    """
+    restore(transformer)
+    yield Variant("dense", None, None)
+    for adapter in adapters:
+        elastic = load(transformer, adapter)
+        limits = elastic.config.budget_range
+        try:
+            for budget in [b for b in budgets if limits[0] <= b <= limits[1]] if limits else [None]:
+                if budget is not None:
+                    elastic.budget = budget
+                yield Variant(adapter, budget, elastic)
+        finally:
+            restore(transformer)
+
+
+def interval(values: Array, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of a mean over samples, by bootstrap."""
+    random = np.random.default_rng(seed)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
