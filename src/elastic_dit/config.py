@@ -83,6 +83,9 @@ class ElasticConfig(BaseModel):
     commitment: float = Field(default=0.0, ge=0)
     """Weight of mean p(1-p), which keeps probabilities off the threshold."""
 
+    decision_noise: float = Field(default=0.0, ge=0)
+    """Scale of the random noise on all logits in training: what is undecided is then random, and learns to decide."""
+
     # One checkpoint for many budgets
     budget_range: tuple[float, float] | None = None
     """Lowest and highest share of the dense FLOPs the routers are trained for; None: one budget, rho_g and rho_w."""

@@ -257,6 +257,10 @@ class ElasticModel:
         self._engine.training = False
         self.reset()
 
+    def seed_noise(self, generator: torch.Generator | None) -> None:
+        """Where the noise on decisions (`ElasticConfig.decision_noise`) comes from in training; None: torch's own."""
+        self._engine.generator = generator
+
     def losses(self, ramp: float = 1.0) -> BudgetLoss:
         """lambda * L_eff (Eq. 17) of the last forward in train mode: add `.total` to the quality loss.
 

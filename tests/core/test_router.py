@@ -7,7 +7,7 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.router import Router, RouterStack, masked_mean
+from elastic_dit.core.router import Router, RouterOutput, RouterStack, masked_mean, with_noise
 from reference import router_logits
 
 B, T, D, C, BLOCKS = 3, 5, 8, 12, 2
@@ -121,3 +121,18 @@ def test_a_fixed_route_needs_no_router() -> None:
     stack = stack_of(route=(1.0, 0.5))
     assert not list(stack.parameters())
     assert stack.condition is None
+
+
+def test_noise_draws_decisions_with_their_probabilities() -> None:
+    many = 20_000
+    gate, widths = torch.tensor([0.7]), torch.tensor([[0.0, 1.0, -1.0, 0.5]])
+    output = RouterOutput(gate.expand(many), widths.expand(many, 4))
+    noisy = with_noise(output, 1.0, torch.Generator().manual_seed(0))
+    opened = (noisy.gate_logit >= 0).float().mean()
+    assert float(opened) == pytest.approx(float(gate.sigmoid()), abs=0.01)
+    chosen = noisy.width_logits.argmax(-1).bincount(minlength=4) / many
+    torch.testing.assert_close(chosen, widths[0].softmax(-1), rtol=0, atol=0.01)
+    again = with_noise(output, 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(noisy.gate_logit, again.gate_logit)
+    none = with_noise(output, 0.0, None)
+    assert torch.equal(none.gate_logit, output.gate_logit) and torch.equal(none.width_logits, output.width_logits)

@@ -116,6 +116,18 @@ class BudgetDial(nn.Module):
         )
 
 
+def with_noise(output: RouterOutput, scale: float, generator: torch.Generator | None) -> RouterOutput:
+    """The logits with noise under which a decision is a draw: Gumbel-max for widths, its difference for the gate.
+
+    At scale 1 a block opens with probability p and a width is chosen with probability q (Gumbel-sigmoid,
+    arXiv 1611.00712); training only.
+    """
+    gate, widths = output
+    uniform = torch.rand(len(gate), 2 + widths.shape[-1], generator=generator).to(gate)  # (B, 2 + S)
+    gumbel = -(-uniform.clamp(1e-6, 1 - 1e-6).log()).log()
+    return RouterOutput(gate + scale * (gumbel[:, 0] - gumbel[:, 1]), widths + scale * gumbel[:, 2:])
+
+
 class TimestepCondition(nn.Module):
     """The input of every router's gamma(t), delta(t) (Eq. 4), from the backbone's own timestep embedding.
 

@@ -23,7 +23,7 @@ from elastic_dit.core.cache import FeatureBank, Streams
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block, router_flops
 from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.objective import Routing
-from elastic_dit.core.router import Router, RouterOutput, RouterStack, mean_over_ranks
+from elastic_dit.core.router import Router, RouterOutput, RouterStack, mean_over_ranks, with_noise
 from elastic_dit.core.width import width_probabilities
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.run import Branch, Run, enter
@@ -55,6 +55,8 @@ class Engine:
         self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
         self.budget = torch.tensor([config.default_budget])
         """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
+        self.generator: torch.Generator | None = None
+        """Of the noise on decisions in training; on the CPU."""
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
@@ -140,6 +142,8 @@ class Engine:
             return call.output(self._train_fixed(call, self.config.route[site.index]))
         if self.training:
             output = self._route(site, call)
+            if self.config.decision_noise and torch.is_grad_enabled():
+                output = with_noise(output, self.config.decision_noise, self.generator)
             decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
             self.routed.append((*decided, cost, self._router_flops(site, call)))
             run = partial(train_block, block=call.run_masked, output=output, tau=self.config.tau)

@@ -119,8 +119,10 @@ class Trainee:
         else:
             self.elastic.compile(fullgraph=True)
 
-    def draw_budgets(self, batch: int, generator: torch.Generator) -> None:
-        """Give each sample of the next forward a budget, where the routers learn a range of them."""
+    def draw_routing(self, batch: int, generator: torch.Generator) -> None:
+        """What is random in the next forward's routes: each sample's budget, and noise, where the config has them."""
+        if self.elastic is not None:
+            self.elastic.seed_noise(generator)
         if self.elastic is not None and (limits := self.elastic.config.budget_range):
             self.elastic.budget = sandwich(batch, *limits, generator)
 
