@@ -4,7 +4,7 @@ To add one, write a file beside this one that registers a `Pruning`. L blocks.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,19 +36,14 @@ class Subject:
     """The transformer's inputs, and what they were made from."""
     seed: int = 0
     progress: Progress = lambda label, done, total: None
-    _dense: list[Tensor] = field(default_factory=list[Tensor])
 
-    @property
-    def costs(self) -> list[BlockCost]:
+    def __post_init__(self) -> None:
+        self._dense = self._predict()
+        self.costs: list[BlockCost] = self.elastic.costs
         """FLOPs of each block for one sample, (L,)."""
-        if not self._dense:
-            self._dense = self._predict()
-        return self.elastic.costs
 
     def error(self, route: Sequence[float]) -> float:
         """Mean squared distance of a route's velocity from the dense one's, untrained."""
-        if not self._dense:
-            self._dense = self._predict()
         self.elastic.force(Plan.static(route))
         try:
             apart = [

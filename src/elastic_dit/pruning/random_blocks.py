@@ -2,23 +2,19 @@
 
 import torch
 
-from elastic_dit.pruning.base import Pruning, Route, Subject, fit, prunings
+from elastic_dit.pruning.base import Pruning, Route, Subject, fit, prunings, share
 
 WIDTH = 0.65
 """Of every MLP that stays; the mean width of the paper's Qwen-Image models."""
 
 
 def _choose(subject: Subject, budget: float) -> Route:
-    blocks = len(subject.costs)
-    order: list[int] = torch.randperm(blocks, generator=torch.Generator().manual_seed(subject.seed)).tolist()
-    # so little may be cut that all blocks at this width are not enough
-    width = max(WIDTH, next(w / 20 for w in range(1, 21) if _all_at(subject, w / 20) >= budget))
-    return fit(order, subject.costs, budget, width)
-
-
-def _all_at(subject: Subject, width: float) -> float:
     costs = subject.costs
-    return sum(cost.at(width) for cost in costs) / sum(cost.dense for cost in costs)
+    generator = torch.Generator().manual_seed(subject.seed)
+    order: list[int] = torch.randperm(len(costs), generator=generator).tolist()
+    # so little may be cut that all blocks at this width are not enough
+    width = next(w for w in (WIDTH, 0.8, 1.0) if share([w] * len(costs), costs) >= budget)
+    return fit(order, costs, budget, width)
 
 
 prunings.add(
