@@ -99,3 +99,22 @@ def test_what_the_dial_refuses(conditioned: TinyElastic, tiny_flux: Tiny) -> Non
 def test_configs_that_make_no_sense(changes: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         mixed_config(**changes)
+
+
+def test_noise_moves_the_route_and_not_what_the_budget_counts(routed_flux: TinyElastic) -> None:
+    """The first block's input is the same with and without noise, so its p and q must be too."""
+    elastic, inputs = routed_flux.elastic, routed_flux.inputs(4)
+    elastic.train_mode()
+    found = []
+    for noise in (0.0, 5.0, 5.0):
+        elastic.config.decision_noise = noise
+        elastic.seed_noise(torch.Generator().manual_seed(1))
+        out = routed_flux.transformer(**inputs, return_dict=False)[0]
+        p, q, _, _ = elastic._engine.routed[0]
+        found.append((out.detach(), p.detach(), q.detach()))
+    plain, noisy, again = found
+    assert torch.equal(plain[1], noisy[1]) and torch.equal(plain[2], noisy[2])
+    assert not torch.allclose(plain[0], noisy[0])
+    assert torch.equal(noisy[0], again[0])
+    with torch.no_grad():
+        torch.testing.assert_close(routed_flux.transformer(**inputs, return_dict=False)[0], plain[0])

@@ -142,10 +142,10 @@ class Engine:
             return call.output(self._train_fixed(call, self.config.route[site.index]))
         if self.training:
             output = self._route(site, call)
+            decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
+            self.routed.append((*decided, cost, self._router_flops(site, call)))  # the budget is on what inference does
             if self.config.decision_noise and torch.is_grad_enabled():
                 output = with_noise(output, self.config.decision_noise, self.generator)
-            decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
-            self.routed.append((*decided, cost, self._router_flops(site, call)))
             run = partial(train_block, block=call.run_masked, output=output, tau=self.config.tau)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False)
