@@ -55,6 +55,8 @@ def test_prune_then_train_then_evaluate(run: Run, pair: tuple[Path, Path], data:
         own = [name for name in before if name.startswith(prefix)]
         assert any(not before[name].equal(after[name]) for name in own) == bool(width), prefix
 
+    assert_refused(run("calibrate", "--model", pair[0], "--adapter", start), "one fixed route")
+
     files = ("--json", tmp_path / "out.json")
     outcome = run("evaluate", data, "--model", pair[0], "--adapter", tmp_path / "run" / "adapter", *size, *files)
     assert outcome.code == 0, outcome.err

@@ -57,11 +57,13 @@ def calibrate(
         from elastic_dit.bench.calibrate import calibrate as measure
         from elastic_dit.bench.compare import Bench
         from elastic_dit.evaluation.sampling import SampleSettings
-    from elastic_dit.checkpoint import local_folder
+    from elastic_dit.checkpoint import local_folder, read
 
     texts = [*(prompt or ()), *(_lines(prompts) if prompts else ())] or list(PROMPTS)
     base, elastic = model_and_adapter(model, adapter)
     folder = local_folder(elastic)
+    if read(folder).config.route is not None:
+        raise ConfigError(f"{elastic} has one fixed route and no dial; nothing can be calibrated")
     where = pick_device(device)
     number = pick_dtype(dtype, where)
     if threads:
