@@ -28,7 +28,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 32,
     images: Annotated[int, typer.Option(min=0, help="Captions to sample images for; 0: none.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps of these.", show_default="the model's")
+        int | None, typer.Option(min=1, help="Denoising steps of the images.", show_default="the model's")
     ] = None,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
@@ -55,6 +55,10 @@ def evaluate(
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.data.sources import read_pairs
         from elastic_dit.training.families.base import family_of
+    with needs_extra("evaluate", "report"):
+        if images or plot:  # what would be missed only after minutes of measuring
+            import matplotlib  # noqa: F401
+            import torchmetrics  # noqa: F401
     from elastic_dit.models import shipped_adapter, shipped_model
     from elastic_dit.report.evaluation_plots import loss_plot
     from elastic_dit.report.evaluation_tables import loss_markdown, loss_tables
@@ -89,6 +93,7 @@ def evaluate(
             common = {"batch": batch, "seed": seed, "progress": bar.show}
             record.results["images"], raw = judge_images(family.pipeline, adapters, shares, prompts, settings, **common)
             record.samples |= raw
+            record.config["images"] = len(prompts)
     if json is not None:
         record.write(json)
     if markdown is not None:

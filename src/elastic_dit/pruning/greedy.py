@@ -10,30 +10,42 @@ ROUNDS = 8
 
 
 def _choose(subject: Subject, budget: float) -> Route:
-    ratios, costs = subject.elastic.config.width_ratios, subject.costs
-    route = [1.0] * len(costs)
+    costs = subject.costs
+    route: Route = (1.0,) * len(costs)
+    order: list[int] = []
     for number in range(ROUNDS):
         target = 1 - (1 - budget) * (number + 1) / ROUNDS
-        now, spent = subject.error(route), share(route, costs)
-        steps: list[tuple[float, int, float]] = []
-        for index, width in enumerate(route):
-            subject.progress("trying", number * len(route) + index, ROUNDS * len(route))
-            narrower = [ratio for ratio in ratios if ratio < width][-1:]
-            for less in [*narrower, 0.0] if width else ():
-                changed = [*route[:index], less, *route[index + 1 :]]
-                saved = spent - share(changed, costs)
-                if saved > 0:
-                    steps.append(((subject.error(changed) - now) / saved, index, less))
-        seen: set[int] = set()
-        for _, index, less in sorted(steps):
+        changes = _ranked(subject, route, number)
+        order = list(dict.fromkeys(index for index, _ in changes))
+        changed: set[int] = set()
+        for index, width in changes:
             if share(route, costs) <= target:
                 break
-            changed = [*route[:index], less, *route[index + 1 :]]
-            widest = [float(width > 0) for width in changed]
-            if index not in seen and share(widest, costs) >= budget:  # else no widths could meet it again
-                seen.add(index)
-                route = changed
-    return settle(route, list(dict.fromkeys(index for _, index, _ in sorted(steps))), costs, budget)
+            after = _with(route, index, width)
+            widest = [float(own > 0) for own in after]
+            if index not in changed and share(widest, costs) >= budget:  # else no widths could meet it again
+                changed.add(index)
+                route = after
+    return settle(route, order, costs, budget)
+
+
+def _ranked(subject: Subject, route: Route, number: int) -> list[tuple[int, float]]:
+    """(block, width): the next narrower width of every block, or none of it; what does least harm per FLOP first."""
+    now, spent = subject.error(route), share(route, subject.costs)
+    found: list[tuple[float, int, float]] = []
+    for index, width in enumerate(route):
+        subject.progress("trying", number * len(route) + index, ROUNDS * len(route))
+        narrower = [ratio for ratio in subject.elastic.config.width_ratios if ratio < width][-1:]
+        for less in [*narrower, 0.0] if width else ():
+            after = _with(route, index, less)
+            saved = spent - share(after, subject.costs)
+            if saved > 0:
+                found.append(((subject.error(after) - now) / saved, index, less))
+    return [(index, less) for _, index, less in sorted(found)]
+
+
+def _with(route: Route, index: int, width: float) -> Route:
+    return (*route[:index], width, *route[index + 1 :])
 
 
 prunings.add(
