@@ -1,6 +1,9 @@
 """Small random transformers, their inputs over several steps, and routers that disagree."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -67,7 +70,6 @@ class TinyElastic(Tiny):
         scatter_routers(self.elastic, self.inputs(6, seed=11), seed)
         self._config = self.elastic.config.model_copy()
         self._routers = copy.deepcopy(self.elastic.stack.state_dict())
-        self._dtype = next(self.transformer.parameters()).dtype
 
     def as_new(self) -> None:
         """Undo what a test set."""
@@ -122,6 +124,23 @@ def output_of(transformer: nn.Module, inputs: Inputs) -> Tensor:
 def run(transformer: nn.Module, steps: list[Inputs]) -> list[Tensor]:
     """The predictions of a run, step by step."""
     return [output_of(transformer, inputs) for inputs in steps]
+
+
+@contextmanager
+def in_dtype(dtype: torch.dtype, *modules: nn.Module) -> Iterator[None]:
+    """Modules in a dtype, and afterwards with the values they had, in buffers that no state dict has as well."""
+    tensors = [tensor for module in modules for tensor in chain(module.parameters(), module.buffers())]
+    values = [tensor.detach().clone() for tensor in tensors]
+    for module in modules:
+        module.to(dtype)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.float()
+        now = (tensor for module in modules for tensor in chain(module.parameters(), module.buffers()))
+        for tensor, value in zip(now, values, strict=True):
+            tensor.data = value
 
 
 def to_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:

@@ -7,7 +7,7 @@ import torch
 from elastic_dit import Plan
 from elastic_dit.config import ElasticConfig
 from reference import Call, OneSample, Wish
-from tiny import TinyElastic, output_of, to_dtype
+from tiny import TinyElastic, in_dtype, output_of, to_dtype
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75, 1.0])
@@ -42,15 +42,11 @@ def test_each_block_shrinks_on_its_own(routed: TinyElastic) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 def test_masks_in_training_equal_slices_in_inference(routed: TinyElastic, dtype: torch.dtype, tolerance: float) -> None:
     elastic, inputs = routed.elastic, to_dtype(routed.inputs(6, seed=3), dtype)
-    weights = {name: value.clone() for name, value in routed.transformer.state_dict().items()}
-    routed.transformer.to(dtype)
-    try:
+    with in_dtype(dtype, routed.transformer):
         elastic.train_mode()
         masked = output_of(routed.transformer, inputs)
         elastic.eval_mode()
         sliced = output_of(routed.transformer, inputs)
-    finally:
-        routed.transformer.float().load_state_dict(weights)
     keep, width = elastic.trace.array("keep"), elastic.trace.array("width")
     assert 0 < keep.mean() < 1
     assert len(set(width[width > 0])) > 1

@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from reference import OneSample, by_routers
-from tiny import TinyElastic, output_of, to_dtype
+from tiny import TinyElastic, in_dtype, output_of, to_dtype
 
 
 @pytest.fixture
 def half(routed: TinyElastic) -> Iterator[TinyElastic]:
     """The transformer, and the dense copy of it, in bfloat16."""
-    state = {name: value.clone() for name, value in routed.dense.state_dict().items()}
-    routed.transformer.to(torch.bfloat16)
-    routed.dense.to(torch.bfloat16)
-    yield routed
-    for transformer in (routed.transformer, routed.dense):
-        transformer.float().load_state_dict(state)
+    with in_dtype(torch.bfloat16, routed.transformer, routed.dense):
+        yield routed
 
 
 def test_decisions_are_the_float32_formula_on_bfloat16_inputs(half: TinyElastic) -> None:
