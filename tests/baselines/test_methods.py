@@ -85,6 +85,35 @@ def test_taylorseer_computes_every_nth_step(steps: int, interval: int, expected:
         runs.applied("taylorseer", 2.5)
 
 
+@pytest.mark.parametrize(("interval", "expected"), [(2, [0, 2, 4, 6]), (3, [0, 3, 6])])
+def test_fora_computes_every_nth_step(interval: int, expected: list[int]) -> None:
+    runs = Runs("flux")
+    transformer, applied = runs.applied("fora", interval)
+    double, single = transformer.transformer_blocks[0], transformer.single_transformer_blocks[-1]
+    for module in (double.attn.to_q, double.ff.net[2], single.attn.to_q):
+        assert runs.steps_of(module, transformer, applied) == expected
+    for module in (double.norm1.linear, single.norm.linear):
+        assert runs.steps_of(module, transformer, applied) == list(range(8))
+    with pytest.raises(ConfigError, match="whole number"):
+        runs.applied("fora", 2.5)
+
+
+def test_fora_scales_what_it_reuses_by_the_gate_of_its_own_step(flux: Runs) -> None:
+    transformer, applied = flux.applied("fora", 2)
+    block = transformer.single_transformer_blocks[0]
+    gates: list[Tensor] = []
+    added: list[Tensor] = []
+    block.norm.register_forward_hook(lambda _m, _i, output: gates.append(output[1]))
+    block.register_forward_hook(
+        lambda _m, _a, kwargs, output: added.append(output[1] - kwargs["hidden_states"]), with_kwargs=True
+    )
+    flux.run(transformer, applied)
+    for computed, reused in zip(range(0, 8, 2), range(1, 8, 2), strict=True):
+        branch = added[computed] / gates[computed][:, None]
+        torch.testing.assert_close(added[reused], gates[reused][:, None] * branch, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(added[reused], added[computed], rtol=1e-3, atol=1e-4)
+
+
 def test_taylorseer_forecasts_a_straight_line(flux: Runs) -> None:
     transformer, applied = flux.applied("taylorseer", 6)
     applied.restart()
