@@ -112,7 +112,11 @@ def test_noise_moves_the_route_and_not_what_the_budget_counts(routed_flux: TinyE
         out = routed_flux.transformer(**inputs, return_dict=False)[0]
         p, q, _, _ = elastic._engine.routed[0]
         found.append((out.detach(), p.detach(), q.detach()))
+    elastic.seed_noise(torch.Generator().manual_seed(1), share=0.0)
+    silent = routed_flux.transformer(**inputs, return_dict=False)[0].detach()
+    elastic.seed_noise(None)
     plain, noisy, again = found
+    assert torch.equal(silent, plain[0])
     assert torch.equal(plain[1], noisy[1]) and torch.equal(plain[2], noisy[2])
     assert not torch.allclose(plain[0], noisy[0])
     assert torch.equal(noisy[0], again[0])

@@ -81,6 +81,17 @@ def test_one_run_learns_a_range_of_budgets(elastic_values: dict[str, Any]):
     assert spent[0] < 0.6 and spent[-1] > 0.85
 
 
+def test_noise_falls_to_nothing(elastic_values: dict[str, Any]):
+    elastic = elastic_values["elastic"] | {"decision_noise": 1.0}
+    trainer = Trainer(config_of(elastic_values, elastic=elastic, steps=4, noise_steps=2), quiet=True)
+    assert trainer.trainee.elastic is not None
+    shares, batches = [], trainer._batches()
+    for _ in range(4):
+        trainer._train_step(batches)
+        shares.append(trainer.trainee.elastic._engine.noise)
+    assert shares == [1.0, 0.5, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", ["dense", "elastic"])
 def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict[str, Any], tmp_path: Path):
     base = (values if kind == "dense" else elastic_values) | {"gradient_accumulation_steps": 2}

@@ -141,7 +141,7 @@ class Trainer:
         batch = self._to_device(batch, dropped)
         noisy = draw(self.family.pack(batch["latents"]), config.flow, generator)
         inputs = self._inputs(batch, noisy.tokens, noisy.sigma)
-        self.trainee.draw_routing(len(dropped), generator)
+        self.trainee.draw_routing(len(dropped), generator, self.step)
         predicted = self.model(**inputs)
         loss = flow_loss(predicted, noisy, config.flow).mean()
         values = {"loss": float(loss.detach())}

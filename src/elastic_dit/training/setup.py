@@ -119,10 +119,11 @@ class Trainee:
         else:
             self.elastic.compile(fullgraph=True)
 
-    def draw_routing(self, batch: int, generator: torch.Generator) -> None:
+    def draw_routing(self, batch: int, generator: torch.Generator, step: int) -> None:
         """What is random in the next forward's routes: each sample's budget, and noise, where the config has them."""
         if self.elastic is not None:
-            self.elastic.seed_noise(generator)
+            over = self.config.noise_steps
+            self.elastic.seed_noise(generator, 1.0 if over is None else max(0.0, 1 - step / over))
         if self.elastic is not None and (limits := self.elastic.config.budget_range):
             self.elastic.budget = sandwich(batch, *limits, generator)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from elastic_dit.errors import DataError
+from elastic_dit.training.data.scenes import Scene
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 Pair = tuple[Image.Image, str]
@@ -34,6 +35,21 @@ def read_pairs(
     return _read_shards(folder) if source == "webdataset" else _read_folder(folder)
 
 
+def read_scenes(path: str) -> Iterator[tuple[Image.Image, str, Scene]]:
+    """Yield (image, caption, scene) of shards that `data prepare` wrote, in their order.
+
+    Raises:
+        DataError: no shards there, or shards without scenes.
+    """
+    for sample in _samples(Path(path)):
+        if "json" not in sample or "txt" not in sample or "webp" not in sample:
+            raise DataError(
+                f"sample {sample['__key__']} of {path} has {sorted(sample)}; expected the webp, txt and json "
+                "that `elastic-dit data prepare` writes"
+            )
+        yield sample["webp"].convert("RGB"), str(sample["txt"]).strip(), Scene.from_json(sample["json"])
+
+
 def square(image: Image.Image, size: int) -> Image.Image:
     """Scale and centre-crop to size x size RGB; transparent pixels become white."""
     if image.mode in ("RGBA", "LA", "P"):
@@ -44,16 +60,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _read_shards(folder: Path) -> Iterator[Pair]:
-    import webdataset
-
-    shards = sorted(str(shard) for shard in folder.glob("*.tar"))
-    if not shards:
-        raise DataError(f"no *.tar shards in {folder}; `elastic-dit data prepare` writes them")
-    # no node splitter: one process encodes all shards, and the ranks share the encoded samples
-    pipeline: Any = webdataset.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
-        shards, shardshuffle=False, empty_check=False, nodesplitter=None
-    ).decode("pil")
-    for sample in pipeline:
+    for sample in _samples(folder):
         image = next((value for value in sample.values() if isinstance(value, Image.Image)), None)
         caption = sample.get("txt", sample.get("caption"))
         if image is None or caption is None:
@@ -61,6 +68,22 @@ def _read_shards(folder: Path) -> Iterator[Pair]:
                 f"sample {sample['__key__']} of {folder} has {sorted(sample)}; expected an image and a .txt caption"
             )
         yield image, str(caption).strip()
+
+
+def _samples(folder: Path) -> Iterator[dict[str, Any]]:
+    """The decoded samples of all shards, in their order."""
+    import webdataset
+
+    if not folder.is_dir():
+        raise DataError(f"no data folder {folder}; expected tar shards there")
+    shards = sorted(str(shard) for shard in folder.glob("*.tar"))
+    if not shards:
+        raise DataError(f"no *.tar shards in {folder}; `elastic-dit data prepare` writes them")
+    # no node splitter: one process encodes all shards, and the ranks share the encoded samples
+    pipeline: Any = webdataset.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
+        shards, shardshuffle=False, empty_check=False, nodesplitter=None
+    ).decode("pil")
+    yield from pipeline
 
 
 def _read_folder(folder: Path) -> Iterator[Pair]:
