@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,report,peers,dev
+EXTRAS := train,report,judge,peers,dev
 
 .PHONY: demo test check figures bench bench-gpu install
 

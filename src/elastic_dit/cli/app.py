@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from elastic_dit.cli import bench, calibrate, data, demo, evaluate, generate, info, prune, train
+from elastic_dit.cli import bench, calibrate, data, demo, evaluate, generate, info, judge, prune, reproduce, train
 from elastic_dit.errors import ElasticDiTError, TrainingError
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -26,6 +26,8 @@ app.command()(train.train)
 app.command()(prune.prune)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
+app.command()(reproduce.reproduce)
+app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(info.info)

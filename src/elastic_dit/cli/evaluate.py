@@ -63,7 +63,7 @@ def evaluate(
     from elastic_dit.report.evaluation_plots import loss_plot
     from elastic_dit.report.evaluation_tables import loss_markdown, loss_tables
 
-    shares = _shares(budgets)
+    chosen = shares(budgets)
     if model is not None and not adapter:
         raise ConfigError(f"--model {model} came without --adapter; expected the adapter that makes it elastic")
     where = pick_device(device)
@@ -78,7 +78,7 @@ def evaluate(
             family,
             encode(family, source, str(data), quiet=True),
             adapters,
-            shares,
+            chosen,
             samples=samples,
             batch=batch,
             seed=seed,
@@ -91,7 +91,7 @@ def evaluate(
             settings = SampleSettings(steps=steps, height=resolution, width=resolution)
             family.pipeline.set_progress_bar_config(disable=True)
             common = {"batch": batch, "seed": seed, "progress": bar.show}
-            record.results["images"], raw = judge_images(family.pipeline, adapters, shares, prompts, settings, **common)
+            record.results["images"], raw = judge_images(family.pipeline, adapters, chosen, prompts, settings, **common)
             record.samples |= raw
             record.config["images"] = len(prompts)
     if json is not None:
@@ -104,7 +104,8 @@ def evaluate(
         print_table(table)
 
 
-def _shares(text: str) -> list[float]:
+def shares(text: str) -> list[float]:
+    """Budgets as an option gives them."""
     try:
         values = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:

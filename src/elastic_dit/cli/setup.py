@@ -95,7 +95,7 @@ def quiet_libraries() -> None:
     import huggingface_hub
     import transformers
 
-    warnings.filterwarnings("ignore", module="diffusers|transformers|huggingface_hub")
+    warnings.filterwarnings("ignore", module="diffusers|transformers|huggingface_hub|torchmetrics")
     for library in (diffusers, transformers, huggingface_hub):
         library.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()

@@ -17,6 +17,11 @@ def shipped_adapter() -> Path:
     return _existing(_HERE / "emoji-flux-elastic")
 
 
+def shipped_judge() -> Path:
+    """Folder of what scores the emoji model's images, for `elastic-dit judge`."""
+    return _existing(_HERE / "emoji-judge")
+
+
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(

@@ -1,0 +1,324 @@
+"""Ways to make images, one after the other on one pipeline: the images, the FLOPs, and the time beside dense."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch import nn
+
+from elastic_dit.baselines import Task, baselines
+from elastic_dit.bench.race import DENSE, Counting, Progress, silent
+from elastic_dit.bench.timing import ForwardTimer, spread
+from elastic_dit.checkpoint import read
+from elastic_dit.elasticize import load, restore
+from elastic_dit.errors import ConfigError
+from elastic_dit.evaluation.flow_loss import EQUAL
+from elastic_dit.evaluation.judge import Judge, difference
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.scene_eval import Prompt
+from elastic_dit.records import Environment, RunRecord
+
+COST, ENTRY = "cost.json", "entry.json"
+WEIGHTS = "elastic_model.safetensors"
+
+
+class Entry(NamedTuple):
+    """A way to make images, by its name: `dense`, an adapter, an adapter at a budget, or a baseline's setting."""
+
+    name: str
+    adapter: str | None = None
+    budget: float | None = None
+    baseline: str | None = None
+    setting: float = 0.0
+
+
+class Cost(NamedTuple):
+    """What an entry spends on its transformer."""
+
+    flops_share: float
+    """Of the dense run's FLOPs, counted as executed on a batch of all tasks."""
+    ratio: dict[str, float]
+    """Time beside the dense runs before and after it, one image at a time: median, min, max."""
+
+
+@dataclass
+class Contest:
+    """What all entries have in common.
+
+    Args:
+        pipe: the dense pipeline; it is dense again after every entry.
+        prompts: with their seeds.
+        settings: how to sample; the number of steps is given.
+        folder: for images and costs; what is there already is not made again.
+        batch: images in a forward.
+        repeats: timed runs of one image.
+        progress: see `race.Progress`.
+    """
+
+    pipe: Any
+    prompts: Sequence[Prompt]
+    settings: SampleSettings
+    folder: Path
+    batch: int = 32
+    repeats: int = 7
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        assert self.settings.steps, "a contest needs a number of steps"
+        self.pipe.set_progress_bar_config(disable=True)
+        self._dense = copy.deepcopy(self.pipe.transformer)
+        self._dense_flops = 0
+
+    def images(self, entry: Entry) -> list[Image.Image]:
+        """The entry's images, one a prompt."""
+        files = [self.folder / _slug(entry) / f"{index:05d}.png" for index in range(len(self.prompts))]
+        self._claim(entry, files[0].parent)
+        missing = [start for start in range(0, len(files), self.batch) if not _exist(files[start : start + self.batch])]
+        if missing:
+            with self._running(entry) as (restart, settings):
+                for start in missing:
+                    self.progress(entry.name, start, len(files))
+                    restart()
+                    some = self.prompts[start : start + self.batch]
+                    made = self._sample(some, settings)
+                    for file, image in zip(files[start:], made, strict=False):
+                        temporary = file.with_suffix(".partial")
+                        image.save(temporary, "PNG")
+                        temporary.replace(file)
+        return [_read(file) for file in files]
+
+    def cost(self, entry: Entry) -> Cost:
+        """The entry's FLOPs and time."""
+        file = self.folder / _slug(entry) / COST
+        if file.is_file():
+            return Cost(**json.loads(file.read_text()))
+        with self._running(entry) as (restart, settings):
+            share = self._flops(restart, settings) / self._flops_of_dense()
+            cost = Cost(share, self._ratio(restart, settings, entry.name))
+        temporary = file.with_suffix(".partial")
+        temporary.write_text(json.dumps(cost._asdict()))
+        temporary.replace(file)
+        return cost
+
+    def _claim(self, entry: Entry, folder: Path) -> None:
+        """Make the entry's folder, or see that what it holds was made from the same things."""
+        weights = Path(entry.adapter or "") / WEIGHTS
+        prompts = [(prompt.caption, prompt.seed) for prompt in self.prompts]
+        about = json.dumps(
+            {
+                "entry": entry._asdict(),
+                "settings": vars(self.settings),
+                "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+                "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+            }
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / ENTRY
+        if not file.is_file():
+            file.write_text(about)
+        elif file.read_text() != about:
+            raise ConfigError(
+                f"{folder} holds images of other prompts, settings or weights; delete it, or choose another --output"
+            )
+
+    def _flops(self, restart: Callable[[], None], settings: SampleSettings) -> int:
+        some = self.prompts[:: max(1, len(self.prompts) // self.batch)][: self.batch]  # of all tasks
+        restart()
+        self._sample(some, replace(settings, steps=1))  # the elastic model measures its blocks at its first step
+        restart()
+        with forward_flops(self.pipe.transformer) as counted:
+            self._sample(some, settings)
+        return sum(counted)
+
+    def _flops_of_dense(self) -> int:
+        if not self._dense_flops:
+            with self._on(self._dense):
+                self._dense_flops = self._flops(lambda: None, self.settings)
+        return self._dense_flops
+
+    def _ratio(self, restart: Callable[[], None], settings: SampleSettings, name: str) -> dict[str, float]:
+        """Each run between two dense ones of the same prompt; the first is a warm-up."""
+        ratios: list[float] = []
+        for index in range(self.repeats + 1):
+            self.progress(f"timing {name}", index, self.repeats + 1)
+            one = [self.prompts[index * len(self.prompts) // (self.repeats + 1)]]
+            before = self._dense_seconds(one)
+            restart()
+            with ForwardTimer(self.pipe.transformer) as timer:
+                self._sample(one, settings)
+            after = self._dense_seconds(one)
+            ratios.append(2 * sum(timer.seconds) / (before + after))
+        return spread(ratios[1:])
+
+    def _dense_seconds(self, prompts: Sequence[Prompt]) -> float:
+        with self._on(self._dense), ForwardTimer(self._dense) as timer:
+            self._sample(prompts, self.settings)
+        return sum(timer.seconds)
+
+    def _sample(self, prompts: Sequence[Prompt], settings: SampleSettings) -> list[Image.Image]:
+        captions, seeds = [prompt.caption for prompt in prompts], [prompt.seed for prompt in prompts]
+        return sample_images(self.pipe, captions, seeds, settings)
+
+    @contextmanager
+    def _on(self, transformer: Any) -> Iterator[None]:
+        """The pipeline with another transformer."""
+        own = self.pipe.transformer
+        self.pipe.transformer = transformer
+        try:
+            yield
+        finally:
+            self.pipe.transformer = own
+
+    @contextmanager
+    def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
+        """The pipeline as the entry has it: what to call before a run, and how to sample."""
+        if entry.adapter:
+            elastic = load(self.pipe, entry.adapter)
+            try:
+                if entry.budget is not None:
+                    elastic.budget = entry.budget
+                yield elastic.reset, self.settings
+            finally:
+                restore(self.pipe)
+        elif entry.baseline:
+            with self._on(copy.deepcopy(self._dense)):
+                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, self._task())
+                steps = self.settings.steps if applied.steps is None else len(applied.steps)
+                yield applied.restart, replace(self.settings, steps=steps)
+        else:
+            yield (lambda: None), self.settings
+
+    def _task(self) -> Task:
+        """For baselines that calibrate: on the first prompt, whose image is one of many."""
+        guided = self.settings.guidance != 1
+        assert self.settings.steps
+
+        def sample(transformer: Any, restart: Callable[[], None]) -> None:
+            with self._on(transformer):
+                restart()
+                self._sample(self.prompts[:1], self.settings)
+
+        return Task(self.settings.steps, 2 if guided else 1, sample)
+
+
+@contextmanager
+def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
+    """While entered, the FLOPs of every forward of a transformer; a pipeline's other parts do not count."""
+    flops: list[int] = []
+    counters: list[Counting] = []
+
+    def before(*_: Any) -> None:
+        counters.append(Counting())
+        counters[-1].__enter__()
+
+    def after(*_: Any) -> None:
+        counters[-1].__exit__(None, None, None)
+        flops.append(counters.pop().get_total_flops())
+
+    handles = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]
+    try:
+        yield flops
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_contest(contest: Contest, entries: Sequence[Entry], judge: Judge, command: str = "") -> RunRecord:
+    """The images, costs and scores of all entries, in their order; the first is the dense model.
+
+    Args:
+        contest: the pipeline and the prompts.
+        entries: see `list_entries`.
+        judge: scores the same prompts.
+        command: what makes the record again.
+    """
+    assert entries[0].name == DENSE, "the first entry is what the others are compared with"
+    dense = contest.images(entries[0])
+    scored = [judge(contest.images(entry), dense if index else None) for index, entry in enumerate(entries)]
+    costs = [contest.cost(entry) for entry in entries]
+    rows = [
+        {"entry": entry._asdict(), "cost": cost._asdict()} | one.results
+        for entry, cost, one in zip(entries, costs, scored, strict=True)
+    ]
+
+    def apart(first: int, second: int) -> dict[str, Any]:
+        return {"first": first, "second": second} | difference(scored[first], scored[second])
+
+    near = [
+        (first, second)
+        for first, second in combinations(range(1, len(entries)), 2)
+        if abs(costs[first].flops_share - costs[second].flops_share) <= EQUAL
+    ]
+    return RunRecord(
+        kind="judge",
+        command=command,
+        environment=Environment.here(contest.pipe.transformer.device),
+        config=vars(contest.settings)
+        | {"images": len(contest.prompts), "captions": len(judge.captions), "batch": contest.batch}
+        | {"repeats": contest.repeats},
+        results={
+            "rows": rows,
+            "beside_dense": [apart(index, 0) for index in range(1, len(entries))],
+            "pairs": [apart(*pair) for pair in near],
+        },
+        samples={
+            f"{row.name}/{name}": values
+            for row, one in zip(entries, scored, strict=True)
+            for name, values in one.samples.items()
+        },
+    )
+
+
+def list_entries(adapters: Sequence[str], budgets: Sequence[float]) -> list[Entry]:
+    """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is."""
+    entries = [Entry(DENSE)]
+    for adapter in adapters:
+        limits = read(adapter).config.budget_range
+        known = [budget for budget in budgets if limits[0] <= budget <= limits[1]] if limits else [None]
+        entries += [
+            Entry(adapter if budget is None else f"{adapter} at {budget:g}", adapter=adapter, budget=budget)
+            for budget in known
+        ]
+    return entries
+
+
+def baseline_entry(text: str) -> Entry:
+    """An entry from `NAME=SETTING`, or from `NAME` for a baseline without a setting.
+
+    Raises:
+        UnknownNameError: no such baseline.
+        ConfigError: no number where one is due.
+    """
+    name, _, value = text.partition("=")
+    baseline = baselines[name]
+    if not baseline.setting:
+        return Entry(name, baseline=name)
+    try:
+        setting = float(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"baseline {text!r} has no setting; expected {name}=NUMBER ({baseline.setting}), "
+            f"for example {name}={baseline.settings[0]:g}"
+        ) from error
+    return Entry(f"{name} {setting:g}", baseline=name, setting=setting)
+
+
+def _slug(entry: Entry) -> str:
+    """A folder's name."""
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in entry.name).strip("_.")
+
+
+def _exist(files: Sequence[Path]) -> bool:
+    return all(file.is_file() for file in files)
+
+
+def _read(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")

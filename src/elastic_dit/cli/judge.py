@@ -1,0 +1,142 @@
+"""`elastic-dit judge`: what the images of any method on the small model are worth."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
+from elastic_dit.cli.setup import Device, Dtype, load_quietly, needs_extra, pick_device, pick_dtype, quiet_libraries
+from elastic_dit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from elastic_dit.records import RunRecord
+    from elastic_dit.report.tables import Table
+
+app = typer.Typer(help="Score images of composed scenes: SceneEval, FD and KD, retrieval, fidelity.")
+
+Json = Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="Folder of training scenes, as `data prepare` writes it.")],
+    check: Annotated[list[Path], typer.Option(help="Folder of held-out scenes; may be given several times.")],
+    output: Annotated[Path, typer.Option(help="Folder for the judge's weights.", show_default=False)],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of the detector over the data.")] = 10,
+    pairs: Annotated[int, typer.Option(min=16, help="Pairs for the caption regression.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the detector.")] = 0,
+    json: Json = None,
+    markdown: Markdown = None,
+    threads: Threads = None,
+) -> None:
+    """Train the detector of sprites and the caption regression, and score real held-out scenes with them."""
+    with needs_extra("judge train", "judge"):
+        import torch
+
+        from elastic_dit.evaluation.judge_training import train_judge
+    from elastic_dit.report.judge_tables import truth_tables
+
+    if threads:
+        torch.set_num_threads(threads)
+    quiet_libraries()
+    folders = [str(folder) for folder in check]
+    with ProgressBar() as bar:
+        record = train_judge(
+            str(data), folders, output, epochs=epochs, pairs=pairs, seed=seed, command=context.obj, progress=bar.show
+        )
+    _leave(record, truth_tables(record), json, markdown)
+
+
+@app.command()
+def images(
+    context: typer.Context,
+    data: Annotated[list[Path], typer.Argument(help="Folders of held-out scenes: their captions are the prompts.")],
+    output: Annotated[Path, typer.Option(help="Folder for the images; what is there is not made again.")],
+    model: Annotated[
+        str | None, typer.Option(help="Dense pipeline, folder or Hub id.", show_default="the shipped model")
+    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="Adapter; may be given several times.")] = None,
+    budgets: Annotated[
+        str, typer.Option(help="For adapters that know a range of budgets, with commas between.")
+    ] = "0.5",
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="NAME=SETTING, as first-block-cache=0.2; may be given several times.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="Folder of `judge train`.", show_default="the shipped judge")
+    ] = None,
+    per_task: Annotated[int, typer.Option(min=2, help="Images for each of the six tasks.")] = 170,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one pass a step.")] = 3.0,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 34,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of one image, each between two dense ones.")] = 7,
+    json: Json = None,
+    markdown: Markdown = None,
+    plot: Annotated[Path | None, typer.Option(help="Write quality against compute as a PNG.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write some images of every row as a PNG.")] = None,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Draw the same scenes dense, with adapters and with baselines, and score all of them side by side."""
+    with needs_extra("judge images", "judge"):
+        import torch
+
+        from elastic_dit.bench.contest import Contest, baseline_entry, list_entries, run_contest
+        from elastic_dit.evaluation.judge import Judge, Tools
+        from elastic_dit.evaluation.judge_training import read_all
+        from elastic_dit.evaluation.sampling import SampleSettings
+        from elastic_dit.evaluation.scene_eval import choose_prompts
+    with needs_extra("judge images", "report"):
+        import matplotlib  # noqa: F401  what would be missed only after an hour
+        import torchmetrics  # noqa: F401
+    from elastic_dit.cli.evaluate import shares
+    from elastic_dit.models import shipped_adapter, shipped_judge, shipped_model
+    from elastic_dit.report.judge_plots import contest_plot, contest_sheet
+    from elastic_dit.report.judge_tables import contest_tables
+
+    if model is not None and not adapter and not baseline:
+        raise ConfigError(f"--model {model} came alone; expected --adapter or --baseline, to compare it with")
+    entries = list_entries(adapter or [str(shipped_adapter())] * (not baseline), shares(budgets))
+    entries += [baseline_entry(text) for text in baseline or []]
+    where = pick_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    quiet_libraries()
+    with ProgressBar() as bar:
+        bar.show("loading", 0, 0)
+        real, captions, scenes = read_all([str(folder) for folder in data])
+        prompts = choose_prompts(zip(captions, scenes, strict=True), per_task)
+        scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
+        pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
+        settings = SampleSettings(steps=steps, guidance=guidance)
+        contest = Contest(pipe, prompts, settings, output, batch, repeats, bar.show)
+        record = run_contest(contest, entries, scorer, context.obj)
+    if plot is not None:
+        write_bytes(plot, contest_plot(record))
+    if sheet is not None:
+        shown = list(range(0, len(prompts), max(1, per_task // 2)))
+        pictures = [[contest.images(entry)[index] for index in shown] for entry in entries]
+        write_bytes(sheet, contest_sheet(record, [prompts[index].caption for index in shown], pictures))
+    _leave(record, contest_tables(record), json, markdown)
+
+
+def _leave(record: "RunRecord", tables: "list[Table]", json: Path | None, markdown: Path | None) -> None:
+    from elastic_dit.report.judge_tables import judge_markdown
+
+    if json is not None:
+        record.write(json)
+    if markdown is not None:
+        write_bytes(markdown, judge_markdown(record, tables).encode())
+    for table in tables:
+        print_table(table)

@@ -1,0 +1,49 @@
+"""`elastic-dit reproduce`: the tables of docs/results.md from nothing, stage by stage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.output import print_table, write_bytes
+from elastic_dit.cli.setup import needs_extra
+
+
+def reproduce(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help="What to make, with all it needs; `all` is all.")
+    ] = None,
+    file: Annotated[Path, typer.Option(help="The stages, a YAML file.")] = Path("configs/reproduce.yaml"),
+    processes: Annotated[int, typer.Option(min=1, help="Processes of a training run; 2 is fastest on 2 cores.")] = 1,
+    page: Annotated[Path, typer.Option(help="Where all results are gathered, an HTML file.")] = Path("results.html"),
+) -> None:
+    """Make the project's results again: data, training, pruning and judging, in the order they need.
+
+    Without a stage, lists them. What is there already is not made again, and a stage that was stopped goes on where it
+    was. Run it where configs/ is, in a clone of the repository; everything is written below that folder.
+    """
+    with needs_extra("reproduce", "train"):
+        import yaml  # noqa: F401
+
+    from elastic_dit.cli.stages import Stages, run_stage
+    from elastic_dit.records import RunRecord
+    from elastic_dit.report.results_page import KINDS, results_page
+    from elastic_dit.report.tables import Table
+
+    stages = Stages.read(file)
+    if not targets:
+        rows = [(name, "done" if stage.done else "", stage.about) for name, stage in stages.stages.items()]
+        print_table(Table(f"Stages of {file}", ("stage", "", "what"), rows, words=True))
+        return
+    names = stages.needed(list(stages.stages) if targets == ["all"] else targets)
+    for number, name in enumerate(names, start=1):
+        stage = stages.stages[name]
+        typer.echo(f"[{number}/{len(names)}] {name}: {'done' if stage.done else stage.about}", err=True)
+        if not stage.done:
+            run_stage(name, stage, processes)
+    chosen = {name: stages.stages[name] for name in names}
+    records = [(stage.about, RunRecord.read(stage.makes)) for stage in chosen.values() if stage.makes.suffix == ".json"]
+    shown = [(title, record) for title, record in records if record.kind in KINDS]
+    if shown:
+        write_bytes(page, results_page(shown).encode())
+        typer.echo(f"open {page}")

@@ -1,0 +1,105 @@
+"""Stages of a reproduction: commands of ours, what each makes, and what it needs first."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from elastic_dit.config import explain
+from elastic_dit.errors import ConfigError, TrainingError, UnknownNameError
+
+
+class Stage(BaseModel):
+    """One command."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    about: str
+    """What it is for, in a few words."""
+    run: str
+    """The command, without the program's name."""
+    makes: Path
+    """A file that is there when it is done, and only then."""
+    needs: list[str] = Field(default_factory=list)
+    """Stages that come first."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.makes.exists()
+
+
+class Stages(BaseModel):
+    """All stages of a file, in an order in which they can run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stages: dict[str, Stage]
+
+    @model_validator(mode="after")
+    def _needs_come_first(self) -> "Stages":
+        known: set[str] = set()
+        for name, stage in self.stages.items():
+            for need in stage.needs:
+                if need not in known:
+                    raise ValueError(f"stage {name!r} needs {need!r}, which is not above it")
+            known.add(name)
+        return self
+
+    @classmethod
+    def read(cls, file: Path) -> "Stages":
+        """From a YAML file.
+
+        Raises:
+            ConfigError: no such file, or not one of stages.
+        """
+        import yaml
+
+        try:
+            return cls.model_validate(yaml.safe_load(file.read_text()))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read stages from {file}: {error}") from error
+        except ValidationError as error:
+            raise ConfigError(f"{file}: {explain(error, cls)}") from error
+
+    def needed(self, targets: Sequence[str]) -> list[str]:
+        """The targets and all that they need, in order.
+
+        Raises:
+            UnknownNameError: no such stage.
+        """
+        wanted = set(targets)
+        for target in targets:
+            if target not in self.stages:
+                raise UnknownNameError("stage", target, self.stages)
+        for name in reversed(self.stages):
+            if name in wanted:
+                wanted.update(self.stages[name].needs)
+        return [name for name in self.stages if name in wanted]
+
+
+def run_stage(name: str, stage: Stage, processes: int) -> None:
+    """Run a stage in a process of its own; training in several that share each batch.
+
+    Raises:
+        TrainingError: it failed, or did not make what it should.
+    """
+    arguments = shlex.split(stage.run)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(launcher if arguments[0] == "train" and processes > 1 else []), "-m", _PROGRAM]
+    threads = max(1, (os.cpu_count() or 1) // processes) if arguments[0] == "train" else None
+    environment: dict[str, Any] = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    code = subprocess.run([*command, *arguments], env=environment).returncode
+    if code < 0 or code == 130:
+        raise KeyboardInterrupt
+    if code or not stage.done:
+        reason = f"ended with exit code {code}" if code else f"did not make {stage.makes}"
+        raise TrainingError(f"stage {name!r} {reason}; its command: elastic-dit {stage.run}. Run again: it goes on.")
+
+
+_PROGRAM = "elastic_dit.cli.app"

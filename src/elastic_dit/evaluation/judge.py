@@ -1,0 +1,154 @@
+"""All scores of a set of generated images: SceneEval, FD and KD, retrieval, and fidelity to the dense model's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from elastic_dit.evaluation.fidelity import fidelity
+from elastic_dit.evaluation.image_features import (
+    CaptionRegression,
+    EfficientNetLite0,
+    caption_ranks,
+    distance,
+    features_of,
+)
+from elastic_dit.evaluation.images import ENDLESS
+from elastic_dit.evaluation.scene_eval import Prompt, judge_scenes
+from elastic_dit.evaluation.sprite_detector import SpriteDetector
+from elastic_dit.evaluation.variants import RESAMPLES, Array, Progress
+from elastic_dit.models.minilm import encode, load_minilm
+from elastic_dit.training.data.scenes import TAGS
+
+DETECTOR, REGRESSION = "detector.safetensors", "retrieval.safetensors"
+"""Files of a judge's folder."""
+RECALLS = (1, 5)
+BATCH, WORDS = 256, 32
+"""Texts at a time, and the most tokens of one."""
+ByTask = Mapping[str, Sequence[float] | Array]
+
+
+class Scored(NamedTuple):
+    """What one set of images is worth."""
+
+    results: dict[str, Any]
+    samples: dict[str, list[float]]
+    """By name: a value for each image, in the order of the prompts; SceneEval's by task."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What scores images, whatever they were made for."""
+
+    detector: SpriteDetector
+    regression: CaptionRegression
+    network: nn.Module
+    """Features (B, E) of images (B, 3, H, W) in 0..1."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tools":
+        """From a folder that `elastic-dit judge train` wrote.
+
+        Raises:
+            CheckpointError: no such folder, or another one.
+        """
+        detector = SpriteDetector.load(folder / DETECTOR)
+        return cls(detector, CaptionRegression.load(folder / REGRESSION), EfficientNetLite0())
+
+
+class Judge:
+    """Scores images made for prompts.
+
+    Args:
+        tools: what scores.
+        prompts: N prompts.
+        real: real images of such scenes.
+        progress: see `Progress`.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        prompts: Sequence[Prompt],
+        real: Sequence[Image.Image],
+        progress: Progress = lambda label, done, total: None,
+    ) -> None:
+        self.tools, self.prompts, self.progress = tools, prompts, progress
+        self.real = features_of(tools.network, real, progress)
+        self.captions = list(dict.fromkeys(prompt.caption for prompt in prompts))
+        self.sentences = sentence_vectors(self.captions)
+        self.own = [self.captions.index(prompt.caption) for prompt in prompts]
+
+    def __call__(self, images: Sequence[Image.Image], dense: Sequence[Image.Image] | None = None) -> Scored:
+        """Score N images, one a prompt.
+
+        Args:
+            images: what is scored.
+            dense: the dense model's for the same prompts and seeds; None: these are.
+        """
+        by_task = judge_scenes(self.prompts, self.tools.detector.detect(images))
+        features = features_of(self.tools.network, images, self.progress)
+        ranks = caption_ranks(self.tools.regression(features), self.own, self.sentences)
+        results: dict[str, Any] = {
+            "scene_eval": {tag: float(np.mean(values)) for tag, values in by_task.items() if values},
+            "overall": overall(by_task),
+            "overall_interval": overall_interval(by_task),
+            "retrieval": {f"R@{k}": float((ranks < k).mean()) for k in RECALLS},
+        }
+        results |= distance(features, self.real)._asdict()
+        samples = {f"scene_eval_{tag}": list(values) for tag, values in by_task.items()} | {"rank": ranks.tolist()}
+        if dense is not None:
+            close = [fidelity(*pair) for pair in zip(images, dense, strict=True)]
+            samples["psnr_db"] = [ENDLESS if one.psnr is None else one.psnr for one in close]
+            samples["ssim"] = [one.ssim for one in close]
+            results |= {name: float(np.mean(samples[name])) for name in ("psnr_db", "ssim")}
+        return Scored(results, samples)
+
+
+def overall(by_task: ByTask) -> float:
+    """GenEval's: the mean over the six tasks."""
+    return float(np.mean([np.mean(by_task[tag]) for tag in TAGS]))
+
+
+def overall_interval(by_task: ByTask, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of `overall`, by bootstrap over the images of each task.
+
+    Given the differences of two models image by image, that of their difference.
+    """
+    random = np.random.default_rng(seed)
+    means: Array = np.zeros(RESAMPLES)
+    for tag in TAGS:
+        values = np.asarray(by_task[tag], dtype=float)
+        means += values[random.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1) / len(TAGS)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def difference(one: Scored, other: Scored) -> dict[str, Any]:
+    """SceneEval and R@5 of the first less the second's, image by image, with 95% intervals."""
+
+    def tasks(scored: Scored) -> dict[str, Array]:
+        return {tag: np.array(scored.samples[f"scene_eval_{tag}"]) for tag in TAGS}
+
+    apart = {tag: mine - tasks(other)[tag] for tag, mine in tasks(one).items()}
+    hits = [(np.array(scored.samples["rank"]) < RECALLS[-1]).astype(float) for scored in (one, other)]
+    random = np.random.default_rng(0)
+    picked = random.integers(0, len(hits[0]), (RESAMPLES, len(hits[0])))
+    return {
+        "overall": overall(apart),
+        "overall_interval": overall_interval(apart),
+        "recall": float((hits[0] - hits[1]).mean()),
+        "recall_interval": tuple(np.quantile((hits[0] - hits[1])[picked].mean(axis=1), (0.025, 0.975)).tolist()),
+    }
+
+
+def sentence_vectors(texts: Sequence[str]) -> Tensor:
+    """MiniLM's mean over the words (N, D)."""
+    model, tokenizer = load_minilm()
+    parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+    return torch.cat([encode(model, tokenizer, list(part), WORDS)[1] for part in parts])

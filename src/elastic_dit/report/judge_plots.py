@@ -1,0 +1,67 @@
+"""Quality against compute for every method of a contest, and the same prompts drawn by each."""
+
+import textwrap
+
+from PIL import Image
+
+from elastic_dit.records import RunRecord
+from elastic_dit.report.bench_plots import GRID, bare
+from elastic_dit.report.evaluation_plots import COLORS
+from elastic_dit.report.judge_tables import row_name
+from elastic_dit.report.plots import INK, enlarged, png_bytes
+
+
+def contest_plot(record: RunRecord) -> bytes:
+    """SceneEval and kernel distance against FLOPs, PNG bytes; lines join the settings of one method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    methods: dict[str, list[dict]] = {}
+    for row in record.results["rows"]:
+        entry = row["entry"]
+        methods.setdefault(entry["baseline"] or entry["adapter"] or entry["name"], []).append(row)
+    for index, rows in enumerate(methods.values()):
+        rows = sorted(rows, key=lambda row: row["cost"]["flops_share"])
+        shares = [row["cost"]["flops_share"] for row in rows]
+        style = {"color": COLORS[index % len(COLORS)], "markersize": 5, "linewidth": 1.4, "elinewidth": 1, "capsize": 2}
+        style["marker"] = "osD^v<>P"[index // len(COLORS) % 8]
+        label = rows[0]["entry"]["baseline"] or row_name(rows[0]).split(" at ")[0]
+        scores = [100 * row["overall"] for row in rows]
+        low = [score - 100 * row["overall_interval"][0] for score, row in zip(scores, rows, strict=True)]
+        high = [100 * row["overall_interval"][1] - score for score, row in zip(scores, rows, strict=True)]
+        left.errorbar(shares, scores, yerr=[low, high], label=label, **style)
+        error = [1.96 * row["kernel_error"] for row in rows]
+        right.errorbar(shares, [row["kernel"] for row in rows], yerr=error, label=label, **style)
+    left.set_ylabel("SceneEval, %: higher is better", color=INK, fontsize=9)
+    right.set_ylabel("kernel distance x 1000: lower is better", color=INK, fontsize=9)
+    for axis in (left, right):
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.set_xlabel("FLOPs of the dense model, counted", color=INK, fontsize=9)
+        bare(axis)
+        axis.grid(**GRID)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    return png_bytes(figure)
+
+
+def contest_sheet(record: RunRecord, captions: list[str], images: list[list[Image.Image]]) -> bytes:
+    """The same prompts drawn by every row, PNG bytes: a row of pictures for each row of the record."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 + 1.25 * len(captions), 0.6 + 1.3 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), len(captions), squeeze=False)
+    for row, (drawn, about) in enumerate(zip(images, record.results["rows"], strict=True)):
+        for column, image in enumerate(drawn):
+            axis = axes[row, column]
+            axis.imshow(enlarged(image))
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if row == 0:
+                axis.set_title("\n".join(textwrap.wrap(captions[column], 18)), fontsize=7, color=INK)
+            if column == 0:
+                name = "\n".join(textwrap.wrap(row_name(about), 16))
+                share = f"{about['cost']['flops_share']:.0%} FLOPs"
+                axis.set_ylabel(f"{name}\n{share}", rotation=0, ha="right", va="center", fontsize=8, color=INK)
+    return png_bytes(figure)

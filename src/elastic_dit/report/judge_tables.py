@@ -1,0 +1,113 @@
+"""What `elastic-dit judge` measured, as tables."""
+
+from typing import Any
+
+from elastic_dit.records import RunRecord
+from elastic_dit.report.bench_tables import table_markdown, where
+from elastic_dit.report.evaluation_tables import model_name
+from elastic_dit.report.tables import NONE, Table, percent, times
+
+TASKS = {
+    "single_object": "single object",
+    "two_object": "two objects",
+    "counting": "counting",
+    "colors": "colours",
+    "position": "position",
+    "color_attr": "colour attribution",
+    "style": "style",
+}
+
+
+def truth_tables(record: RunRecord) -> list[Table]:
+    """Real held-out scenes: what the scores say where the truth is known."""
+    truth, counts = record.results["truth"], record.results["counts"]
+    rows = [(label, str(counts[task]), percent(truth["scene_eval"][task])) for task, label in _known(truth)]
+    rows.append(("overall", str(sum(counts[task] for task, _ in _known(truth) if task != "style")), _overall(truth)))
+    recalls = tuple(f"{name} {percent(value)}" for name, value in truth["retrieval"].items())
+    note = (
+        f"The detector on real scenes it was not trained on: a perfect generator would score this. Retrieval of the "
+        f"same images: {', '.join(recalls)}. {where(record)}"
+    )
+    return [Table("SceneEval on held-out real scenes", ("task", "scenes", "right"), rows, note)]
+
+
+def contest_tables(record: RunRecord) -> list[Table]:
+    """Quality against compute, SceneEval by task, and methods of nearly equal compute two by two."""
+    rows, config = record.results["rows"], record.config
+    steps = f"{config['steps']} steps, guidance {config['guidance']:g}"
+    scores = [
+        (
+            row_name(row),
+            percent(row["cost"]["flops_share"]),
+            times({name: 1 / row["cost"]["ratio"][other] for name, other in _INVERSE.items()}),
+            _overall(row),
+            *(percent(value) for value in row["retrieval"].values()),
+            f"{row['frechet']:.0f}",
+            f"{row['kernel']:.1f} ± {1.96 * row['kernel_error']:.1f}",
+            f"{row['psnr_db']:.1f}" if "psnr_db" in row else NONE,
+        )
+        for row in rows
+    ]
+    tasks = [(row_name(row), *(percent(row["scene_eval"][task]) for task, _ in _known(rows[0]))) for row in rows]
+    return [
+        Table(
+            f"{config['images']} images a row, {steps}",
+            ("", "FLOPs", "speed-up", "SceneEval", *rows[0]["retrieval"], "FD", "KD", "PSNR (dB)"),
+            scores,
+            "FLOPs: counted as executed, on one batch of all tasks, as a share of the dense model's. Speed-up: of the "
+            "transformer for one image, beside dense runs just before and after (median, lowest–highest). SceneEval: "
+            "mean over six tasks, 95% interval by bootstrap over images. R@k: the image's own caption is among the k "
+            f"nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to real scenes on "
+            "EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
+        ),
+        Table("SceneEval by task", ("", *(label for _, label in _known(rows[0]))), tasks, where(record)),
+        *_differences("Beside dense", record, record.results["beside_dense"]),
+        *_differences("At nearly equal compute", record, record.results["pairs"]),
+    ]
+
+
+def judge_markdown(record: RunRecord, tables: list[Table]) -> str:
+    """The tables and the command that makes them again."""
+    return "\n".join([*map(table_markdown, tables), f"`{record.command}`", ""])
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """What a row of a contest is called."""
+    entry = row["entry"]
+    if not entry["adapter"]:
+        return entry["name"]
+    budget = "" if entry["budget"] is None else f" at {entry['budget']:g}"
+    return model_name(entry["adapter"]) + budget
+
+
+_INVERSE = {"median": "median", "min": "max", "max": "min"}
+
+
+def _differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> list[Table]:
+    if not pairs:
+        return []
+    names = [row_name(row) for row in record.results["rows"]]
+    cells = [
+        (
+            names[pair["first"]],
+            names[pair["second"]],
+            _signed(pair["overall"], pair["overall_interval"]),
+            _signed(pair["recall"], pair["recall_interval"]),
+        )
+        for pair in pairs
+    ]
+    note = "First less second, image by image, in points, with the 95% interval: above 0 the first is better."
+    return [Table(title, ("first", "second", "SceneEval", "R@5"), cells, note)]
+
+
+def _known(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(task, label) for task, label in TASKS.items() if task in row["scene_eval"]]
+
+
+def _overall(row: dict[str, Any]) -> str:
+    low, high = row["overall_interval"]
+    return f"{100 * row['overall']:.1f} ± {50 * (high - low):.1f}%"
+
+
+def _signed(value: float, interval: list[float]) -> str:
+    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"

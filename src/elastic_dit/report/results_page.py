@@ -1,0 +1,38 @@
+"""One HTML page from records of quality: `evaluate`, `judge images` and `judge train`; it needs no network."""
+
+from collections.abc import Sequence
+
+from elastic_dit.records import RunRecord
+from elastic_dit.report.bench_page import Figure
+from elastic_dit.report.bench_tables import where
+from elastic_dit.report.evaluation_plots import loss_plot
+from elastic_dit.report.evaluation_tables import loss_tables
+from elastic_dit.report.judge_plots import contest_plot
+from elastic_dit.report.judge_tables import contest_tables, truth_tables
+from elastic_dit.report.page import template
+from elastic_dit.report.tables import Table
+
+KINDS = {"evaluate": loss_tables, "judge": contest_tables, "judge-train": truth_tables}
+"""The records that the page can show, and their tables."""
+
+
+def results_page(records: Sequence[tuple[str, RunRecord]]) -> str:
+    """The page as HTML text.
+
+    Args:
+        records: titles, and records of one of `KINDS`, in the order of the page.
+    """
+    sections = [
+        {"title": title, "tables": KINDS[record.kind](record), "figures": _figures(record)} for title, record in records
+    ]
+    rows = [(title, f"{where(record)}, {record.environment.time}", record.command) for title, record in records]
+    environment = Table("Environment", ("", "where", "command"), rows, words=True)
+    return template("results.html.j2").render(sections=sections, environment=environment)
+
+
+def _figures(record: RunRecord) -> list[Figure]:
+    if record.kind == "judge":
+        return [Figure("contest", contest_plot(record), "Quality against compute; bars are 95% intervals.")]
+    if record.kind == "evaluate":
+        return [Figure("loss", loss_plot(record), "Flow loss over dense against compute.", narrow=True)]
+    return []

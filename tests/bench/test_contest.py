@@ -1,0 +1,133 @@
+"""A contest of methods on one pipeline: who draws, what is kept, what is spent, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elastic_dit import ElasticConfig, elasticize, load, restore
+from elastic_dit.bench.contest import Contest, Entry, baseline_entry, list_entries
+from elastic_dit.errors import ConfigError, UnknownNameError
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.scene_eval import Prompt
+from elastic_dit.models.loading import load_pipeline
+from elastic_dit.training.data.scenes import Background, Scene
+from emoji import save_pair
+
+CAPTIONS = ("a dog", "a cat", "a red apple", "two bananas", "a heart")
+SCENE = Scene("single_object", "3d", (), Background("white"))
+PROMPTS = [Prompt(text, SCENE, seed) for seed, text in enumerate(CAPTIONS)]
+SHORT = SampleSettings(steps=4, guidance=3.0, height=16, width=16)
+DENSE = Entry("dense")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contest")
+    save_pair(folder)
+    return folder
+
+
+@pytest.fixture
+def pipe(folder: Path) -> Any:
+    return load_pipeline(folder / "model")
+
+
+def contest(pipe: Any, output: Path, **changes: Any) -> Contest:
+    values: dict[str, Any] = {"prompts": PROMPTS, "settings": SHORT, "folder": output, "batch": 2, "repeats": 1}
+    return Contest(pipe, **values | changes)
+
+
+def pixels(images: list[Any]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images])
+
+
+def test_every_entry_draws_as_it_does_alone(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    adapter = str(folder / "adapter")
+    ours = contest(pipe, tmp_path)
+    drawn = {name: pixels(ours.images(Entry(name, adapter=path))) for name, path in (("dense", None), ("own", adapter))}
+    assert not hasattr(pipe.transformer, "_diffusers_hook")
+
+    def alone() -> np.ndarray:
+        parts = [sample_images(pipe, CAPTIONS[i : i + 2], range(i, min(i + 2, 5)), SHORT) for i in (0, 2, 4)]
+        return pixels([image for part in parts for image in part])
+
+    assert (drawn["dense"] == alone()).all()
+    load(pipe, adapter)
+    assert (drawn["own"] == alone()).all()
+    restore(pipe)
+    assert (drawn["own"] != drawn["dense"]).any()
+
+
+def test_baselines(pipe: Any, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    dense = pixels(ours.images(DENSE))
+    half = baseline_entry("fewer-steps=0.5")
+    fewer = pixels(sample_images(pipe, CAPTIONS[:2], range(2), SampleSettings(2, 3.0, 16, 16)))
+    assert (pixels(ours.images(half))[:2] == fewer).all()
+    assert ours.cost(half).flops_share == pytest.approx(0.5)
+    cache = baseline_entry("first-block-cache=1000")  # never enough change: one step computed, three stored
+    assert (pixels(ours.images(cache)) != dense).any()
+    assert ours.cost(cache).flops_share < 0.75
+    never = baseline_entry("first-block-cache=0")
+    np.testing.assert_allclose(pixels(ours.images(never)).astype(int), dense, atol=1)
+    assert (pixels(contest(pipe, tmp_path / "again").images(DENSE)) == dense).all()  # the pipeline is dense again
+
+
+def test_costs(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    for entry in (DENSE, Entry("own", adapter=str(folder / "adapter"))):
+        ours.images(entry)
+    cost = ours.cost(DENSE)
+    assert cost.flops_share == 1
+    assert set(cost.ratio) == {"median", "min", "max"} and cost.ratio["median"] > 0
+    own = ours.cost(Entry("own", adapter=str(folder / "adapter")))
+    assert own.flops_share < 1
+    assert ours.cost(Entry("own", adapter=str(folder / "adapter"))) == own  # read, not timed again
+
+
+def test_a_stopped_contest_goes_on(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pixels(contest(pipe, tmp_path / "whole").images(DENSE))
+    made = []
+
+    def stop(label: str, done: int, total: int) -> None:
+        made.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        contest(pipe, tmp_path / "stopped", progress=stop).images(DENSE)
+    made.clear()
+    again = contest(pipe, tmp_path / "stopped", progress=lambda label, done, total: made.append(done))
+    assert (pixels(again.images(DENSE)) == whole).all()
+    assert made == [2, 4]
+
+
+def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    entry = Entry("own", adapter=str(folder / "adapter"))
+    contest(pipe, tmp_path).images(entry)
+    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+        contest(pipe, tmp_path, settings=SampleSettings(3, 3.0, 16, 16)).images(entry)
+    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+        contest(pipe, tmp_path, prompts=PROMPTS[::-1]).images(entry)
+    elastic = load(pipe, folder / "adapter")
+    torch.nn.init.constant_(elastic.routers[0].gate_head.bias, 1.0)
+    other = elastic.save(tmp_path / "other")
+    restore(pipe)
+    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+        contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
+
+
+def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    elastic = elasticize(pipe, ElasticConfig.of(router_hidden_size=8, budget_range=(0.4, 1.0)))
+    many = str(elastic.save(tmp_path / "many"))
+    one = str(folder / "adapter")
+    named = [(entry.adapter, entry.budget) for entry in list_entries([one, many], [0.3, 0.5, 1.0])]
+    assert named == [(None, None), (one, None), (many, 0.5), (many, 1.0)]
+    assert baseline_entry("teacache=0.4") == Entry("teacache 0.4", baseline="teacache", setting=0.4)
+    with pytest.raises(ConfigError, match="teacache=NUMBER"):
+        baseline_entry("teacache")
+    with pytest.raises(UnknownNameError):
+        baseline_entry("teacash=0.4")

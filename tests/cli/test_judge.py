@@ -1,0 +1,63 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from elastic_dit.records import RunRecord
+from elastic_dit.training.data.prepare import prepare
+from shell import Run, assert_refused
+
+SPRITES = Path(__file__).parents[1] / "data" / "sprites"
+needs_network = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="needs elastic-dit[judge]"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder, SPRITES, scenes=60, everyday=True)
+    return folder
+
+
+@needs_network
+def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    judge, record, table = tmp_path / "judge", tmp_path / "truth.json", tmp_path / "truth.md"
+    files = ("--json", record, "--markdown", table, "--threads", 1)
+    train = ("judge", "train", data / "train", "--check", data / "val", "--output", judge)
+    outcome = run(*train, "--epochs", 2, "--pairs", 32, *files)
+    assert outcome.code == 0, outcome.err
+    truth = RunRecord.read(record).results["truth"]
+    assert set(truth["scene_eval"]) >= {"single_object", "counting", "position"}
+    assert f"{truth['scene_eval']['counting']:.1%}" in table.read_text()
+
+    out = tmp_path / "images"
+    files = ("--json", out / "run.json", "--markdown", out / "run.md", "--plot", out / "run.png")
+    files = (*files, "--sheet", out / "sheet.png", "--threads", 1)
+    models = ("--model", pair[0], "--adapter", pair[1], "--baseline", "fewer-steps=0.5", "--judge", judge)
+    size = ("--per-task", 2, "--steps", 2, "--batch", 6, "--repeats", 1)
+    command = ("judge", "images", data / "val", "--output", out, *models, *size, *files)
+    outcome = run(*command)
+    assert outcome.code == 0, outcome.err
+    result = RunRecord.read(out / "run.json")
+    dense, elastic, fewer = result.results["rows"]
+    assert (dense["cost"]["flops_share"], fewer["cost"]["flops_share"]) == (1, 0.5)
+    assert elastic["cost"]["flops_share"] < 1
+    assert 0 <= dense["overall"] <= 1
+    assert f"{dense['kernel']:.1f} ±" in (out / "run.md").read_text()
+    for picture in ("run.png", "sheet.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.glob("*/*.png"))) == 3 * 12
+    assert run(*command).code == 0  # nothing is drawn again
+    again = RunRecord.read(out / "run.json")
+    assert again.results == result.results
+
+
+def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    images = ("judge", "images", data / "val", "--output", tmp_path)
+    assert_refused(run(*images, "--model", pair[0]), "--adapter")
+    assert_refused(run(*images, "--baseline", "teacash=1"), "teacash", "teacache")
+    assert_refused(run(*images, "--baseline", "teacache"), "teacache=NUMBER")
+    assert_refused(run(*images, "--judge", tmp_path / "none"), "judge train")
+    assert_refused(run("judge", "images", tmp_path / "none", "--output", tmp_path), "none")
+    assert_refused(run("judge", "images", data / "test", "--output", tmp_path), "counting")

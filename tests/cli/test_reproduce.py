@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from elastic_dit.cli.stages import Stages
+from elastic_dit.errors import ConfigError, UnknownNameError
+from shell import Run, assert_refused
+
+ROOT = Path(__file__).parents[2]
+SPRITES = ROOT / "tests" / "data" / "sprites"
+
+
+def stages_file(folder: Path, text: str) -> Path:
+    file = folder / "stages.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return stages_file(
+        tmp_path,
+        f"""
+stages:
+  data:
+    about: eight scenes
+    run: data prepare {tmp_path}/data --sources {SPRITES} --size 16 --scenes 8 --variants 1
+    makes: {tmp_path}/data/test/000000.tar
+  more:
+    about: the same again
+    run: data prepare {tmp_path}/more --sources {SPRITES} --size 16 --scenes 8 --variants 1
+    makes: {tmp_path}/more/test/000000.tar
+    needs: [data]
+  other:
+    about: what nobody needs
+    run: data prepare {tmp_path}/other --sources {SPRITES}
+    makes: {tmp_path}/other/test/000000.tar
+""",
+    )
+
+
+def test_it_makes_what_is_missing_and_only_that(run: Run, file: Path, tmp_path: Path) -> None:
+    listed = run("reproduce", "--file", file)
+    assert listed.code == 0 and "eight scenes" in listed.out and "done" not in listed.out
+    assert run("reproduce", "more", "--file", file).code == 0
+    assert (tmp_path / "data" / "test" / "000000.tar").is_file() and (
+        tmp_path / "more" / "test" / "000000.tar"
+    ).is_file()
+    assert not (tmp_path / "other").exists()
+    time = (tmp_path / "data" / "test" / "000000.tar").stat().st_mtime_ns
+    again = run("reproduce", "more", "--file", file)
+    assert again.code == 0 and "data: done" in again.err
+    assert (tmp_path / "data" / "test" / "000000.tar").stat().st_mtime_ns == time
+
+
+def test_a_stage_that_fails_stops_it(run: Run, tmp_path: Path) -> None:
+    text = f"stages: {{bad: {{about: x, run: data prepare {tmp_path} --size 3, makes: {tmp_path}/y}}}}"
+    outcome = run("reproduce", "all", "--file", stages_file(tmp_path, text))
+    assert outcome.code == 1
+    assert "'bad' ended with exit code 2" in outcome.err and "Run again" in outcome.err
+
+
+def test_bad_files(run: Run, file: Path, tmp_path: Path) -> None:
+    assert_refused(run("reproduce", "--file", tmp_path / "none.yaml"), "none.yaml")
+    assert_refused(run("reproduce", "mroe", "--file", file), "mroe", "more")
+    with pytest.raises(ConfigError, match="not above it"):
+        Stages.read(stages_file(tmp_path, "stages: {a: {about: x, run: info, makes: y, needs: [b]}}"))
+    with pytest.raises(ConfigError, match="unknown key"):
+        Stages.read(stages_file(tmp_path, "stages: {a: {about: x, run: info, makes: y, cost: 3}}"))
+
+
+def test_our_own_stages() -> None:
+    """Every stage is a command of ours, and every config that it names exists."""
+    stages = Stages.read(ROOT / "configs" / "reproduce.yaml")
+    assert stages.needed(list(stages.stages)) == list(stages.stages)
+    with pytest.raises(UnknownNameError):
+        stages.needed(["none"])
+    for stage in stages.stages.values():
+        words = stage.run.split()
+        assert words[0] in {"data", "train", "prune", "evaluate", "judge", "results"}
+        for word in words:
+            assert not word.startswith("configs/") or (ROOT / word).is_file(), word
