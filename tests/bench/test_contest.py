@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig, elasticize, load, restore
-from elastic_dit.bench.contest import Contest, Entry, baseline_entry, list_entries
+from elastic_dit.bench.contest import Contest, Entry, Wish, list_entries
 from elastic_dit.errors import ConfigError, UnknownNameError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
@@ -64,14 +64,14 @@ def test_every_entry_draws_as_it_does_alone(pipe: Any, folder: Path, tmp_path: P
 def test_baselines(pipe: Any, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path)
     dense = pixels(ours.images(DENSE))
-    half = baseline_entry("fewer-steps=0.5")
+    half, cache, never = (
+        Wish.read(text).entry(ours) for text in ("fewer-steps=0.5", "first-block-cache=1000", "first-block-cache=0")
+    )
     fewer = pixels(sample_images(pipe, CAPTIONS[:2], range(2), SampleSettings(2, 3.0, 16, 16)))
     assert (pixels(ours.images(half))[:2] == fewer).all()
     assert ours.cost(half).flops_share == pytest.approx(0.5)
-    cache = baseline_entry("first-block-cache=1000")  # never enough change: one step computed, three stored
-    assert (pixels(ours.images(cache)) != dense).any()
+    assert (pixels(ours.images(cache)) != dense).any()  # never enough change: one step computed, three stored
     assert ours.cost(cache).flops_share < 0.75
-    never = baseline_entry("first-block-cache=0")
     np.testing.assert_allclose(pixels(ours.images(never)).astype(int), dense, atol=1)
     assert (pixels(contest(pipe, tmp_path / "again").images(DENSE)) == dense).all()  # the pipeline is dense again
 
@@ -126,8 +126,23 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     one = str(folder / "adapter")
     named = [(entry.adapter, entry.budget) for entry in list_entries([one, many], [0.3, 0.5, 1.0])]
     assert named == [(None, None), (one, None), (many, 0.5), (many, 1.0)]
-    assert baseline_entry("teacache=0.4") == Entry("teacache 0.4", baseline="teacache", setting=0.4)
-    with pytest.raises(ConfigError, match="teacache=NUMBER"):
-        baseline_entry("teacache")
+
+
+def test_wishes(pipe: Any, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    assert Wish.read("teacache=0.4").entry(ours) == Entry("teacache 0.4", baseline="teacache", setting=0.4)
+    assert Wish.read("compiled").entry(ours) == Entry("compiled", baseline="compiled")
+    for text in ("teacache", "teacache=much", "teacache@", "compiled=some"):
+        with pytest.raises(ConfigError, match="=NUMBER"):
+            Wish.read(text)
     with pytest.raises(UnknownNameError):
-        baseline_entry("teacash=0.4")
+        Wish.read("teacash=0.4")
+
+
+def test_a_share_of_the_flops_is_found(pipe: Any, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path, settings=SampleSettings(8, 3.0, 16, 16))
+    found = Wish.read("fewer-steps@0.6").entry(ours)
+    assert found.setting == 0.4  # of the listed ones, 5 of 8 steps come nearest
+    assert ours.cost(found).flops_share == pytest.approx(0.625)
+    again = contest(pipe, tmp_path, settings=SampleSettings(8, 3.0, 16, 16))
+    assert Wish.read("fewer-steps@0.6").entry(again) == found

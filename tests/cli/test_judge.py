@@ -20,6 +20,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_network
 def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     judge, record, table = tmp_path / "judge", tmp_path / "truth.json", tmp_path / "truth.md"

@@ -114,6 +114,7 @@ def test_spoiling_keeps_the_scene_in_place(images: list[Image.Image]) -> None:
     assert 0.01 < (drawn - pixels).abs().mean() < 0.3
 
 
+@pytest.mark.slow
 def test_training_learns_what_it_is_shown(images: list[Image.Image], scenes: list[Scene]) -> None:
     """A few scenes again and again, one width of network: most of them are then right."""
     some = slice(40, 72)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from elastic_dit.registry import Registry
 
+HALVINGS = 5
+"""How often the range between two listed settings is halved."""
+
 
 class Applied(NamedTuple):
     """A baseline at work on a transformer."""
@@ -49,6 +52,25 @@ class Baseline:
     """(transformer, setting, task): change a fresh transformer in place. Nothing is undone: take a copy."""
     continuous: bool = False
     """Whether any setting between two of `settings` makes sense too."""
+
+    def nearest(self, spent: Callable[[float], float], wanted: float) -> float:
+        """The setting whose compute comes nearest to what is wanted, by bisection: it falls from setting to setting.
+
+        First among the listed settings, then, if the setting is a continuous one, between two of them.
+
+        Args:
+            spent: compute at a setting.
+            wanted: in the same unit.
+        """
+        low, high = 0, len(self.settings) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if spent(self.settings[middle]) > wanted else (low, middle)
+        mild, strong = self.settings[low], self.settings[high]
+        for _ in range(HALVINGS if self.continuous else 0):
+            between = float(f"{(mild + strong) / 2:.3g}")
+            mild, strong = (between, strong) if spent(between) > wanted else (mild, between)
+        return min((mild, strong), key=lambda setting: abs(spent(setting) - wanted))
 
 
 baselines: Registry[Baseline] = Registry("baseline", "elastic_dit.baselines")

@@ -107,6 +107,26 @@ class Contest:
         temporary.replace(file)
         return cost
 
+    def tuned(self, name: str, share: float) -> Entry:
+        """A baseline at the setting whose FLOPs come nearest to a share of dense; nobody looks at its images."""
+        file = self.folder / f"{name}_at_{share:g}.json"
+        if file.is_file():
+            return Entry(**json.loads(file.read_text()))
+        tried: dict[float, float] = {}
+
+        def spent(setting: float) -> float:
+            if setting not in tried:
+                self.progress(f"tuning {name}", len(tried), 0)
+                with self._running(Entry(name, baseline=name, setting=setting)) as (restart, settings):
+                    tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
+            return tried[setting]
+
+        setting = baselines[name].nearest(spent, share)
+        entry = Entry(f"{name} {setting:g}", baseline=name, setting=setting)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(entry._asdict()))
+        return entry
+
     def _claim(self, entry: Entry, folder: Path) -> None:
         """Make the entry's folder, or see that what it holds was made from the same things."""
         weights = Path(entry.adapter or "") / WEIGHTS
@@ -289,25 +309,42 @@ def list_entries(adapters: Sequence[str], budgets: Sequence[float]) -> list[Entr
     return entries
 
 
-def baseline_entry(text: str) -> Entry:
-    """An entry from `NAME=SETTING`, or from `NAME` for a baseline without a setting.
+class Wish(NamedTuple):
+    """A baseline as a user asks for it: at a setting, at a share of the FLOPs, or, without either, as it is."""
 
-    Raises:
-        UnknownNameError: no such baseline.
-        ConfigError: no number where one is due.
-    """
-    name, _, value = text.partition("=")
-    baseline = baselines[name]
-    if not baseline.setting:
-        return Entry(name, baseline=name)
-    try:
-        setting = float(value)
-    except ValueError as error:
-        raise ConfigError(
-            f"baseline {text!r} has no setting; expected {name}=NUMBER ({baseline.setting}), "
-            f"for example {name}={baseline.settings[0]:g}"
-        ) from error
-    return Entry(f"{name} {setting:g}", baseline=name, setting=setting)
+    name: str
+    setting: float | None = None
+    share: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> "Wish":
+        """From NAME=SETTING, NAME@SHARE or NAME.
+
+        Raises:
+            UnknownNameError: no such baseline.
+            ConfigError: no number where one is due.
+        """
+        sign = "@" if "@" in text else "="
+        name, _, value = text.partition(sign)
+        baseline = baselines[name]
+        if not baseline.setting and not value:
+            return cls(name)
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"baseline {text!r} has no setting; expected {name}=NUMBER ({baseline.setting}), for example "
+                f"{name}={baseline.settings[0]:g}, or {name}@SHARE for the one that spends such a share of the FLOPs"
+            ) from error
+        return cls(name, share=number) if sign == "@" else cls(name, setting=number)
+
+    def entry(self, contest: Contest) -> Entry:
+        """What to run, which may have to be found first."""
+        if self.share is not None:
+            return contest.tuned(self.name, self.share)
+        if self.setting is None:
+            return Entry(self.name, baseline=self.name)
+        return Entry(f"{self.name} {self.setting:g}", baseline=self.name, setting=self.setting)
 
 
 def _slug(entry: Entry) -> str:

@@ -12,9 +12,6 @@ from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.errors import BackboneError
 from elastic_dit.records import RunRecord
 
-HALVINGS = 5
-"""How often the range between two listed settings is halved."""
-
 
 def peers(
     lane: Lane,
@@ -101,27 +98,17 @@ class Tuner:
         return counter.get_total_flops()
 
     def tune(self, baseline: Baseline, wanted: int) -> tuple[Contender, float]:
-        """A contender at the setting that comes nearest, by bisection: FLOPs fall from setting to setting.
-
-        First among the listed settings, then, if the setting is a continuous one, between two of them.
-        """
+        """A contender at the setting that comes nearest."""
         tried: dict[float, tuple[int, Contender]] = {}
 
-        def excess(setting: float) -> int:
+        def spent(setting: float) -> int:
             if setting not in tried:
                 contender = self._apply(baseline, setting)
                 tried[setting] = (self.flops(contender), contender)
-            return tried[setting][0] - wanted
+            return tried[setting][0]
 
-        low, high = 0, len(baseline.settings) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if excess(baseline.settings[middle]) > 0 else (low, middle)
-        mild, strong = baseline.settings[low], baseline.settings[high]
-        for _ in range(HALVINGS if baseline.continuous else 0):
-            between = float(f"{(mild + strong) / 2:.3g}")
-            mild, strong = (between, strong) if excess(between) > 0 else (mild, between)
-        best = min((mild, strong), key=lambda setting: abs(excess(setting)))
+        best = baseline.nearest(spent, wanted)
+        spent(best)
         return tried[best][1], best
 
     def _apply(self, baseline: Baseline, setting: float) -> Contender:

@@ -70,7 +70,11 @@ def images(
         str, typer.Option(help="For adapters that know a range of budgets, with commas between.")
     ] = "0.5",
     baseline: Annotated[
-        list[str] | None, typer.Option(help="NAME=SETTING, as first-block-cache=0.2; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=SETTING, as first-block-cache=0.2; or NAME@SHARE, as teacache@0.5, for the setting whose FLOPs "
+            "come nearest to that share of dense. May be given several times."
+        ),
     ] = None,
     judge: Annotated[
         Path | None, typer.Option(help="Folder of `judge train`.", show_default="the shipped judge")
@@ -92,7 +96,7 @@ def images(
     with needs_extra("judge images", "judge"):
         import torch
 
-        from elastic_dit.bench.contest import Contest, baseline_entry, list_entries, run_contest
+        from elastic_dit.bench.contest import Contest, Wish, list_entries, run_contest
         from elastic_dit.evaluation.judge import Judge, Tools
         from elastic_dit.evaluation.judge_training import read_all
         from elastic_dit.evaluation.sampling import SampleSettings
@@ -108,7 +112,7 @@ def images(
     if model is not None and not adapter and not baseline:
         raise ConfigError(f"--model {model} came alone; expected --adapter or --baseline, to compare it with")
     entries = list_entries(adapter or [str(shipped_adapter())] * (not baseline), shares(budgets))
-    entries += [baseline_entry(text) for text in baseline or []]
+    wishes = [Wish.read(text) for text in baseline or []]
     where = pick_device(device)
     if threads:
         torch.set_num_threads(threads)
@@ -121,6 +125,7 @@ def images(
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         settings = SampleSettings(steps=steps, guidance=guidance)
         contest = Contest(pipe, prompts, settings, output, batch, repeats, bar.show)
+        entries += [wish.entry(contest) for wish in wishes]
         record = run_contest(contest, entries, scorer, context.obj)
     if plot is not None:
         write_bytes(plot, contest_plot(record))
