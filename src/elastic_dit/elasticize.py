@@ -257,14 +257,14 @@ class ElasticModel:
         self._engine.training = False
         self.reset()
 
-    def seed_noise(self, generator: torch.Generator | None, share: float = 1.0) -> None:
+    def seed_noise(self, generator: torch.Generator | None, *, enabled: bool = True) -> None:
         """The noise on decisions (`ElasticConfig.decision_noise`) in the next forwards of training.
 
         Args:
             generator: where it comes from; None: torch's own.
-            share: how much of it there is, 0..1.
+            enabled: whether there is any.
         """
-        self._engine.generator, self._engine.noise = generator, share
+        self._engine.generator, self._engine.noisy = generator, enabled
 
     def losses(self, ramp: float = 1.0) -> BudgetLoss:
         """lambda * L_eff (Eq. 17) of the last forward in train mode: add `.total` to the quality loss.

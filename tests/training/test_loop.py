@@ -81,15 +81,24 @@ def test_one_run_learns_a_range_of_budgets(elastic_values: dict[str, Any]):
     assert spent[0] < 0.6 and spent[-1] > 0.85
 
 
-def test_noise_falls_to_nothing(elastic_values: dict[str, Any]):
+def test_routers_settle(elastic_values: dict[str, Any]):
+    """After `router_steps` the routers stay as they are, without noise, and the backbone goes on learning."""
     elastic = elastic_values["elastic"] | {"decision_noise": 1.0}
-    trainer = Trainer(config_of(elastic_values, elastic=elastic, steps=4, noise_steps=2), quiet=True)
-    assert trainer.trainee.elastic is not None
-    shares, batches = [], trainer._batches()
+    trainer = Trainer(config_of(elastic_values, elastic=elastic, steps=4, router_steps=2), quiet=True)
+    model, batches = trainer.trainee.elastic, trainer._batches()
+    assert model is not None
+    block = next(iter(trainer.trainee.transformer.parameters()))
+    noisy, routers, backbone = [], [], []
     for _ in range(4):
         trainer._train_step(batches)
-        shares.append(trainer.trainee.elastic._engine.noise)
-    assert shares == [1.0, 0.5, 0.0, 0.0]
+        noisy.append(model._engine.noisy)
+        routers.append([p.detach().clone() for p in model.stack.parameters()])
+        backbone.append(block.detach().clone())
+    assert noisy == [True, True, False, False]
+    assert not all(torch.equal(*pair) for pair in zip(routers[0], routers[1], strict=True))
+    for after in routers[2:]:
+        assert all(torch.equal(*pair) for pair in zip(routers[1], after, strict=True))
+    assert not torch.equal(backbone[2], backbone[3])
 
 
 @pytest.mark.parametrize("kind", ["dense", "elastic"])

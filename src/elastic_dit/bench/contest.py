@@ -26,6 +26,8 @@ from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.records import Environment, RunRecord
 
 COST, ENTRY = "cost.json", "entry.json"
+COUNTED = 12
+"""Images whose FLOPs are counted."""
 WEIGHTS = "elastic_model.safetensors"
 
 
@@ -43,7 +45,7 @@ class Cost(NamedTuple):
     """What an entry spends on its transformer."""
 
     flops_share: float
-    """Of the dense run's FLOPs, counted as executed on a batch of all tasks."""
+    """Of the dense run's FLOPs, counted as executed on a few images of all tasks."""
     ratio: dict[str, float]
     """Time beside the dense runs before and after it, one image at a time: median, min, max."""
 
@@ -149,7 +151,7 @@ class Contest:
             )
 
     def _flops(self, restart: Callable[[], None], settings: SampleSettings) -> int:
-        some = self.prompts[:: max(1, len(self.prompts) // self.batch)][: self.batch]  # of all tasks
+        some = self.prompts[:: max(1, len(self.prompts) // COUNTED)][:COUNTED]  # of all tasks
         restart()
         self._sample(some, replace(settings, steps=1))  # the elastic model measures its blocks at its first step
         restart()

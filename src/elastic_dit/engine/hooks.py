@@ -57,8 +57,8 @@ class Engine:
         """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
         self.generator: torch.Generator | None = None
         """Of the noise on decisions in training; on the CPU."""
-        self.noise = 1.0
-        """Share of the configured noise on decisions."""
+        self.noisy = True
+        """Whether training has the noise that the config says."""
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
@@ -146,8 +146,8 @@ class Engine:
             output = self._route(site, call)
             decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
             self.routed.append((*decided, cost, self._router_flops(site, call)))  # the budget is on what inference does
-            if (noise := self.config.decision_noise * self.noise) and torch.is_grad_enabled():
-                output = with_noise(output, noise, self.generator)
+            if self.config.decision_noise and self.noisy and torch.is_grad_enabled():
+                output = with_noise(output, self.config.decision_noise, self.generator)
             run = partial(train_block, block=call.run_masked, output=output, tau=self.config.tau)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False)

@@ -128,8 +128,9 @@ class TrainConfig(_Strict):
     """Batches that measure the MLP channels' importance before elastic training; 0 leaves their order."""
     ramp_steps: int = Field(default=200, ge=0)
     """Steps over which the compute target goes from 1 to the budget."""
-    noise_steps: int | None = Field(default=None, gt=0)
-    """Steps over which `elastic.decision_noise` falls to 0, so that the backbone learns its routes; None: it stays."""
+    router_steps: int | None = Field(default=None, gt=0)
+    """Steps in which routers learn; after them they are frozen and without noise, and the backbone learns their routes.
+    None: they learn to the end."""
 
     save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the backbone's weights in the result."""

@@ -117,6 +117,8 @@ class Trainer:
                 if not math.isfinite(values["loss"]):
                     self._stop(f"the loss is {values['loss']} at step {self.step + 1}")
                 self.accelerator.backward(loss)
+                if self.trainee.settled(self.step):
+                    self.trainee.freeze_routers()
                 if self.accelerator.sync_gradients:
                     norm = torch.as_tensor(
                         self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)

@@ -122,10 +122,18 @@ class Trainee:
     def draw_routing(self, batch: int, generator: torch.Generator, step: int) -> None:
         """What is random in the next forward's routes: each sample's budget, and noise, where the config has them."""
         if self.elastic is not None:
-            over = self.config.noise_steps
-            self.elastic.seed_noise(generator, 1.0 if over is None else max(0.0, 1 - step / over))
+            self.elastic.seed_noise(generator, enabled=not self.settled(step))
         if self.elastic is not None and (limits := self.elastic.config.budget_range):
             self.elastic.budget = sandwich(batch, *limits, generator)
+
+    def settled(self, step: int) -> bool:
+        """Whether the routers have learned all they will before this step."""
+        return self.config.router_steps is not None and step >= self.config.router_steps
+
+    def freeze_routers(self) -> None:
+        """Drop the routers' gradients, so that the optimiser leaves them as they are."""
+        if self.elastic is not None:
+            self.elastic.stack.zero_grad(set_to_none=True)
 
     def default_budget(self) -> None:
         """The dial back to where it stands after loading."""
