@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig, elasticize, load, restore
-from elastic_dit.bench.contest import Contest, Entry, Wish, list_entries
+from elastic_dit.bench.contest import Contest
+from elastic_dit.bench.entries import Entry, Wish, list_entries
 from elastic_dit.errors import ConfigError, UnknownNameError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
@@ -65,7 +66,7 @@ def test_baselines(pipe: Any, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path)
     dense = pixels(ours.images(DENSE))
     half, cache, never = (
-        Wish.read(text).entry(ours) for text in ("fewer-steps=0.5", "first-block-cache=1000", "first-block-cache=0")
+        ours.entry(Wish.read(text)) for text in ("fewer-steps=0.5", "first-block-cache=1000", "first-block-cache=0")
     )
     fewer = pixels(sample_images(pipe, CAPTIONS[:2], range(2), SampleSettings(2, 3.0, 16, 16)))
     assert (pixels(ours.images(half))[:2] == fewer).all()
@@ -108,15 +109,15 @@ def test_a_stopped_contest_goes_on(pipe: Any, tmp_path: Path, monkeypatch: pytes
 def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path: Path) -> None:
     entry = Entry("own", adapter=str(folder / "adapter"))
     contest(pipe, tmp_path).images(entry)
-    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+    with pytest.raises(ConfigError, match="other prompts, settings or models"):
         contest(pipe, tmp_path, settings=SampleSettings(3, 3.0, 16, 16)).images(entry)
-    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+    with pytest.raises(ConfigError, match="other prompts, settings or models"):
         contest(pipe, tmp_path, prompts=PROMPTS[::-1]).images(entry)
     elastic = load(pipe, folder / "adapter")
     torch.nn.init.constant_(elastic.routers[0].gate_head.bias, 1.0)
     other = elastic.save(tmp_path / "other")
     restore(pipe)
-    with pytest.raises(ConfigError, match="other prompts, settings or weights"):
+    with pytest.raises(ConfigError, match="other prompts, settings or models"):
         contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
 
 
@@ -130,8 +131,8 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
 
 def test_wishes(pipe: Any, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path)
-    assert Wish.read("teacache=0.4").entry(ours) == Entry("teacache 0.4", baseline="teacache", setting=0.4)
-    assert Wish.read("compiled").entry(ours) == Entry("compiled", baseline="compiled")
+    assert ours.entry(Wish.read("teacache=0.4")) == Entry("teacache 0.4", baseline="teacache", setting=0.4)
+    assert ours.entry(Wish.read("compiled")) == Entry("compiled", baseline="compiled")
     for text in ("teacache", "teacache=much", "teacache@", "compiled=some"):
         with pytest.raises(ConfigError, match="=NUMBER"):
             Wish.read(text)
@@ -141,8 +142,8 @@ def test_wishes(pipe: Any, tmp_path: Path) -> None:
 
 def test_a_share_of_the_flops_is_found(pipe: Any, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path, settings=SampleSettings(8, 3.0, 16, 16))
-    found = Wish.read("fewer-steps@0.6").entry(ours)
+    found = ours.entry(Wish.read("fewer-steps@0.6"))
     assert found.setting == 0.4  # of the listed ones, 5 of 8 steps come nearest
     assert ours.cost(found).flops_share == pytest.approx(0.625)
     again = contest(pipe, tmp_path, settings=SampleSettings(8, 3.0, 16, 16))
-    assert Wish.read("fewer-steps@0.6").entry(again) == found
+    assert again.entry(Wish.read("fewer-steps@0.6")) == found

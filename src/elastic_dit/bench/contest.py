@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,31 +13,18 @@ from PIL import Image
 from torch import nn
 
 from elastic_dit.baselines import Task, baselines
-from elastic_dit.bench.race import DENSE, Counting, Progress, silent
+from elastic_dit.bench.entries import Entry, Wish
+from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
-from elastic_dit.checkpoint import read
+from elastic_dit.checkpoint import WEIGHTS_NAME, fingerprint
 from elastic_dit.elasticize import load, restore
 from elastic_dit.errors import ConfigError
-from elastic_dit.evaluation.flow_loss import EQUAL
-from elastic_dit.evaluation.judge import Judge, difference
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
-from elastic_dit.records import Environment, RunRecord
 
 COST, ENTRY = "cost.json", "entry.json"
 COUNTED = 12
 """Images whose FLOPs are counted."""
-WEIGHTS = "elastic_model.safetensors"
-
-
-class Entry(NamedTuple):
-    """A way to make images, by its name: `dense`, an adapter, an adapter at a budget, or a baseline's setting."""
-
-    name: str
-    adapter: str | None = None
-    budget: float | None = None
-    baseline: str | None = None
-    setting: float = 0.0
 
 
 class Cost(NamedTuple):
@@ -129,15 +115,24 @@ class Contest:
         file.write_text(json.dumps(entry._asdict()))
         return entry
 
+    def entry(self, wish: Wish) -> Entry:
+        """What a wish for a baseline comes to."""
+        if wish.share is not None:
+            return self.tuned(wish.name, wish.share)
+        if wish.setting is None:
+            return Entry(wish.name, baseline=wish.name)
+        return Entry(f"{wish.name} {wish.setting:g}", baseline=wish.name, setting=wish.setting)
+
     def _claim(self, entry: Entry, folder: Path) -> None:
         """Make the entry's folder, or see that what it holds was made from the same things."""
-        weights = Path(entry.adapter or "") / WEIGHTS
+        weights = Path(entry.adapter or "") / WEIGHTS_NAME
         prompts = [(prompt.caption, prompt.seed) for prompt in self.prompts]
         about = json.dumps(
             {
                 "entry": entry._asdict(),
                 "settings": vars(self.settings),
                 "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+                "model": fingerprint(self._dense),
                 "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
             }
         )
@@ -147,7 +142,7 @@ class Contest:
             file.write_text(about)
         elif file.read_text() != about:
             raise ConfigError(
-                f"{folder} holds images of other prompts, settings or weights; delete it, or choose another --output"
+                f"{folder} holds images of other prompts, settings or models; delete it, or choose another --output"
             )
 
     def _flops(self, restart: Callable[[], None], settings: SampleSettings) -> int:
@@ -250,103 +245,6 @@ def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def run_contest(contest: Contest, entries: Sequence[Entry], judge: Judge, command: str = "") -> RunRecord:
-    """The images, costs and scores of all entries, in their order; the first is the dense model.
-
-    Args:
-        contest: the pipeline and the prompts.
-        entries: see `list_entries`.
-        judge: scores the same prompts.
-        command: what makes the record again.
-    """
-    assert entries[0].name == DENSE, "the first entry is what the others are compared with"
-    dense = contest.images(entries[0])
-    scored = [judge(contest.images(entry), dense if index else None) for index, entry in enumerate(entries)]
-    costs = [contest.cost(entry) for entry in entries]
-    rows = [
-        {"entry": entry._asdict(), "cost": cost._asdict()} | one.results
-        for entry, cost, one in zip(entries, costs, scored, strict=True)
-    ]
-
-    def apart(first: int, second: int) -> dict[str, Any]:
-        return {"first": first, "second": second} | difference(scored[first], scored[second])
-
-    near = [
-        (first, second)
-        for first, second in combinations(range(1, len(entries)), 2)
-        if abs(costs[first].flops_share - costs[second].flops_share) <= EQUAL
-    ]
-    return RunRecord(
-        kind="judge",
-        command=command,
-        environment=Environment.here(contest.pipe.transformer.device),
-        config=vars(contest.settings)
-        | {"images": len(contest.prompts), "captions": len(judge.captions), "batch": contest.batch}
-        | {"repeats": contest.repeats},
-        results={
-            "rows": rows,
-            "beside_dense": [apart(index, 0) for index in range(1, len(entries))],
-            "pairs": [apart(*pair) for pair in near],
-        },
-        samples={
-            f"{row.name}/{name}": values
-            for row, one in zip(entries, scored, strict=True)
-            for name, values in one.samples.items()
-        },
-    )
-
-
-def list_entries(adapters: Sequence[str], budgets: Sequence[float]) -> list[Entry]:
-    """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is."""
-    entries = [Entry(DENSE)]
-    for adapter in adapters:
-        limits = read(adapter).config.budget_range
-        known = [budget for budget in budgets if limits[0] <= budget <= limits[1]] if limits else [None]
-        entries += [
-            Entry(adapter if budget is None else f"{adapter} at {budget:g}", adapter=adapter, budget=budget)
-            for budget in known
-        ]
-    return entries
-
-
-class Wish(NamedTuple):
-    """A baseline as a user asks for it: at a setting, at a share of the FLOPs, or, without either, as it is."""
-
-    name: str
-    setting: float | None = None
-    share: float | None = None
-
-    @classmethod
-    def read(cls, text: str) -> "Wish":
-        """From NAME=SETTING, NAME@SHARE or NAME.
-
-        Raises:
-            UnknownNameError: no such baseline.
-            ConfigError: no number where one is due.
-        """
-        sign = "@" if "@" in text else "="
-        name, _, value = text.partition(sign)
-        baseline = baselines[name]
-        if not baseline.setting and not value:
-            return cls(name)
-        try:
-            number = float(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"baseline {text!r} has no setting; expected {name}=NUMBER ({baseline.setting}), for example "
-                f"{name}={baseline.settings[0]:g}, or {name}@SHARE for the one that spends such a share of the FLOPs"
-            ) from error
-        return cls(name, share=number) if sign == "@" else cls(name, setting=number)
-
-    def entry(self, contest: Contest) -> Entry:
-        """What to run, which may have to be found first."""
-        if self.share is not None:
-            return contest.tuned(self.name, self.share)
-        if self.setting is None:
-            return Entry(self.name, baseline=self.name)
-        return Entry(f"{self.name} {self.setting:g}", baseline=self.name, setting=self.setting)
 
 
 def _slug(entry: Entry) -> str:

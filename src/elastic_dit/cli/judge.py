@@ -96,7 +96,9 @@ def images(
     with needs_extra("judge images", "judge"):
         import torch
 
-        from elastic_dit.bench.contest import Contest, Wish, list_entries, run_contest
+        from elastic_dit.bench.contest import Contest
+        from elastic_dit.bench.entries import Wish, list_entries
+        from elastic_dit.bench.judged import run_contest
         from elastic_dit.evaluation.judge import Judge, Tools
         from elastic_dit.evaluation.judge_training import read_all
         from elastic_dit.evaluation.sampling import SampleSettings
@@ -125,7 +127,7 @@ def images(
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         settings = SampleSettings(steps=steps, guidance=guidance)
         contest = Contest(pipe, prompts, settings, output, batch, repeats, bar.show)
-        entries += [wish.entry(contest) for wish in wishes]
+        entries += [contest.entry(wish) for wish in wishes]
         record = run_contest(contest, entries, scorer, context.obj)
     if plot is not None:
         write_bytes(plot, contest_plot(record))
