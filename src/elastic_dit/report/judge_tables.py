@@ -57,8 +57,8 @@ def contest_tables(record: RunRecord) -> list[Table]:
             "FLOPs: counted as executed, on a few images of all tasks, as a share of the dense model's. Speed-up: of "
             "the transformer for one image, beside dense runs just before and after (median, lowest–highest). "
             "SceneEval: mean over six tasks, 95% interval by bootstrap over images. R@k: the image's own caption is "
-            f"among the k nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to real scenes on "
-            "EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
+            f"among the k nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to real scenes "
+            "on EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
         ),
         Table("SceneEval by task", ("", *(label for _, label in _known(rows[0]))), tasks, where(record)),
         *_differences("Beside dense", record, record.results["beside_dense"]),
