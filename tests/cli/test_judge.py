@@ -25,8 +25,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     judge, record, table = tmp_path / "judge", tmp_path / "truth.json", tmp_path / "truth.md"
     files = ("--json", record, "--markdown", table, "--threads", 1)
-    train = ("judge", "train", data / "train", "--check", data / "val", "--output", judge)
-    outcome = run(*train, "--epochs", 2, "--pairs", 32, *files)
+    train = ("judge", "train", SPRITES, "--check", data / "val", "--output", judge)
+    outcome = run(*train, "--scenes", 64, "--epochs", 2, "--pairs", 32, *files)
     assert outcome.code == 0, outcome.err
     truth = RunRecord.read(record).results["truth"]
     assert set(truth["scene_eval"]) >= {"single_object", "counting", "position"}

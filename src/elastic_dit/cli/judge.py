@@ -29,12 +29,13 @@ def _root(context: typer.Context) -> None:
 @app.command()
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Folder of training scenes, as `data prepare` writes it.")],
+    sources: Annotated[Path, typer.Argument(help="Folder of the emoji packages, fetched if missing.")],
     check: Annotated[list[Path], typer.Option(help="Folder of held-out scenes; may be given several times.")],
     output: Annotated[Path, typer.Option(help="Folder for the judge's weights.", show_default=False)],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of the detector over the data.")] = 10,
+    scenes: Annotated[int, typer.Option(min=64, help="Scenes to compose and train on.")] = 32_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of the detector over them.")] = 3,
     pairs: Annotated[int, typer.Option(min=16, help="Pairs for the caption regression.")] = 3000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the detector.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the detector.")] = 0,
     json: Json = None,
     markdown: Markdown = None,
     threads: Threads = None,
@@ -51,9 +52,8 @@ def train(
     quiet_libraries()
     folders = [str(folder) for folder in check]
     with ProgressBar() as bar:
-        record = train_judge(
-            str(data), folders, output, epochs=epochs, pairs=pairs, seed=seed, command=context.obj, progress=bar.show
-        )
+        size = {"count": scenes, "epochs": epochs, "pairs": pairs, "seed": seed}
+        record = train_judge(sources, folders, output, **size, command=context.obj, progress=bar.show)
     _leave(record, truth_tables(record), json, markdown)
 
 
@@ -100,7 +100,7 @@ def images(
         from elastic_dit.bench.entries import Wish, list_entries
         from elastic_dit.bench.judged import run_contest
         from elastic_dit.evaluation.judge import Judge, Tools
-        from elastic_dit.evaluation.judge_training import read_all
+        from elastic_dit.evaluation.judge_data import read_pictures
         from elastic_dit.evaluation.sampling import SampleSettings
         from elastic_dit.evaluation.scene_eval import choose_prompts
     with needs_extra("judge images", "report"):
@@ -121,7 +121,7 @@ def images(
     quiet_libraries()
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        real, captions, scenes = read_all([str(folder) for folder in data])
+        real, captions, scenes = read_pictures([str(folder) for folder in data])
         prompts = choose_prompts(zip(captions, scenes, strict=True), per_task)
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from elastic_dit.evaluation.sprite_detector import CELLS, COLORS, Maps, SpriteDetector, pixels_of
+from elastic_dit.evaluation.sprite_detector import CELLS, COLORS, Maps, SpriteDetector, bytes_of
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.training.data.scenes import Scene, SceneObject
 
@@ -56,7 +56,7 @@ def train_detector(
     objects = [item for scene in scenes for item in scene.objects]
     torch.manual_seed(seed)
     detector = SpriteDetector(sorted({item.label for item in objects}), sorted({item.style for item in objects}))
-    pixels = (pixels_of(images) * 127.5 + 127.5).round().byte()  # a quarter of the memory
+    pixels = bytes_of(images)
     targets = _stack([targets_of(scene, detector) for scene in scenes])
     known_by_color = torch.tensor(
         [any(item.color and not item.repainted for item in scene.objects) for scene in scenes]

@@ -4,23 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from elastic_dit.evaluation.detector_training import train_detector
 from elastic_dit.evaluation.image_features import CaptionRegression, EfficientNetLite0, features_of
 from elastic_dit.evaluation.judge import DETECTOR, REGRESSION, Judge, Tools, sentence_vectors
+from elastic_dit.evaluation.judge_data import SIZE, compose_pictures, read_pictures
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.records import Environment, RunRecord
-from elastic_dit.training.data.scenes import Scene
-from elastic_dit.training.data.sources import read_scenes
+from elastic_dit.training.data.prepare import load_sources
 
 
 def train_judge(
-    data: str,
+    sources: Path,
     check: Sequence[str],
     output: Path,
     *,
+    count: int,
     epochs: int,
     pairs: int,
     seed: int = 0,
@@ -30,17 +29,18 @@ def train_judge(
     """Train the detector and the regression, write them to a folder, and score real held-out images with them.
 
     Args:
-        data: folder of training scenes.
+        sources: folder of the emoji packages, or of saved sprites.
         check: folders of held-out scenes.
         output: folder for the weights.
+        count: scenes to compose and train on.
         epochs: of the detector.
         pairs: for the regression, the first ones.
-        seed: of the detector.
+        seed: of the scenes and the detector.
         command: what makes the record again.
         progress: see `Progress`.
     """
-    progress("reading", 0, 0)
-    images, captions, scenes = read_all([data])
+    sprites = load_sources(sources, max_side=2 * SIZE)
+    images, captions, scenes = compose_pictures(sprites, count, seed, progress)
     detector = train_detector(images, scenes, epochs=epochs, seed=seed, progress=progress)
     detector.save(output / DETECTOR)
     features = features_of(EfficientNetLite0(), images[:pairs], progress)
@@ -50,20 +50,14 @@ def train_judge(
         kind="judge-train",
         command=command,
         environment=Environment.here(),
-        config={"data": data, "check": list(check), "epochs": epochs, "pairs": len(features), "seed": seed},
-        results=_truth(tools, check, progress) | {"images": len(images), "labels": list(detector.labels)},
+        config={"scenes": count, "check": list(check), "epochs": epochs, "pairs": len(features), "seed": seed},
+        results=_truth(tools, check, progress) | {"labels": list(detector.labels)},
     )
-
-
-def read_all(folders: Sequence[str]) -> tuple[list[Image.Image], list[str], list[Scene]]:
-    """Images, captions and scenes of several folders."""
-    samples = [sample for folder in folders for sample in read_scenes(folder)]
-    return [image for image, _, _ in samples], [text for _, text, _ in samples], [scene for _, _, scene in samples]
 
 
 def _truth(tools: Tools, check: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The scores of real images: what a perfect model would have."""
-    images, captions, scenes = read_all(check)
+    images, captions, scenes = read_pictures(check)
     prompts = [Prompt(caption, scene, 0) for caption, scene in zip(captions, scenes, strict=True)]
     scored = Judge(tools, prompts, images, progress)(images)
     counts = {name.removeprefix("scene_eval_"): len(values) for name, values in scored.samples.items()}

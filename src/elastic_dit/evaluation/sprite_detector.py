@@ -123,10 +123,15 @@ class SpriteDetector(nn.Module):
         return detector.eval()
 
 
+def bytes_of(images: Sequence[Image.Image]) -> Tensor:
+    """Images as (B, 3, 64, 64) in 0..255."""
+    arrays = np.stack([np.asarray(square(image, SIZE)) for image in images])  # (B, 64, 64, 3)
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2)
+
+
 def pixels_of(images: Sequence[Image.Image]) -> Tensor:
     """Images as (B, 3, 64, 64) in -1..1."""
-    arrays = np.stack([np.asarray(square(image, SIZE)) for image in images])  # (B, 64, 64, 3)
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return bytes_of(images).float() / 127.5 - 1
 
 
 class _Block(nn.Module):

@@ -77,7 +77,7 @@ def prepare(
     if size < 16 or scenes < 0:
         raise DataError(f"got size={size} and scenes={scenes}; expected size >= 16, scenes >= 0")
     output, sources = Path(output), Path(sources)
-    sprites = _load_sources(sources, max_side=max(128, size))
+    sprites = load_sources(sources, max_side=max(128, size))
     concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
     for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
         if not everyday:
@@ -102,7 +102,8 @@ def prepare(
     return counts
 
 
-def _load_sources(sources: Path, max_side: int) -> Sprites:
+def load_sources(sources: Path, max_side: int) -> Sprites:
+    """The sprites of a folder: saved ones, or those of the emoji packages, which are fetched if missing."""
     if (sources / INDEX).exists():
         return read_sprites(sources)
     fetch(sources)
