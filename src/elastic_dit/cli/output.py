@@ -1,6 +1,7 @@
 """What commands leave behind: files written whole or not at all, and tables on the terminal."""
 
 import io
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,15 +62,20 @@ def print_table(table: "Table") -> None:
 
 
 class ProgressBar:
-    """The progress bar, on stderr."""
+    """The progress bar, on stderr; where that is no terminal, a line now and then, for a log."""
+
+    every = 60.0
+    """Seconds between lines."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._console = Console(stderr=True)
+        self._last = time.monotonic()
+        shown = self._console.is_terminal
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not shown)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "ProgressBar":
@@ -82,3 +88,6 @@ class ProgressBar:
     def show(self, label: str, done: int, total: int) -> None:
         """What runs, and how much is done; a total of 0 is not known yet."""
         self._progress.update(self._task, description=label, completed=done, total=total or None)
+        if not self._console.is_terminal and time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            self._console.print(f"{label}: {done} of {total}" if total else label, highlight=False)
