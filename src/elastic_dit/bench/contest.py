@@ -87,6 +87,7 @@ class Contest:
         file = self.folder / _slug(entry) / COST
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
+        self._claim(entry, file.parent)
         with self._running(entry) as (restart, settings):
             share = self._flops(restart, settings) / self._flops_of_dense()
             cost = Cost(share, self._ratio(restart, settings, entry.name))
