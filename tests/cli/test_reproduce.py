@@ -71,7 +71,7 @@ def test_bad_files(run: Run, file: Path, tmp_path: Path) -> None:
 
 def test_our_own_stages() -> None:
     """Every stage is a command of ours, and every config that it names exists."""
-    stages = Stages.read(ROOT / "configs" / "reproduce.yaml")
+    stages = Stages.read(ROOT / "reproduce.yaml")
     assert stages.needed(list(stages.stages)) == list(stages.stages)
     with pytest.raises(UnknownNameError):
         stages.needed(["none"])

@@ -13,14 +13,14 @@ def reproduce(
     targets: Annotated[
         list[str] | None, typer.Argument(metavar="[STAGE]...", help="What to make, with all it needs; `all` is all.")
     ] = None,
-    file: Annotated[Path, typer.Option(help="The stages, a YAML file.")] = Path("configs/reproduce.yaml"),
+    file: Annotated[Path, typer.Option(help="The stages, a YAML file.")] = Path("reproduce.yaml"),
     processes: Annotated[int, typer.Option(min=1, help="Processes of a training run; 2 is fastest on 2 cores.")] = 1,
     page: Annotated[Path, typer.Option(help="Where all results are gathered, an HTML file.")] = Path("results.html"),
 ) -> None:
     """Make the project's results again: data, training, pruning and judging, in the order they need.
 
     Without a stage, lists them. What is there already is not made again, and a stage that was stopped goes on where it
-    was. Run it where configs/ is, in a clone of the repository; everything is written below that folder.
+    was. Run it where reproduce.yaml is, in a clone of the repository; everything is written below that folder.
     """
     with needs_extra("reproduce", "train"):
         import yaml  # noqa: F401
