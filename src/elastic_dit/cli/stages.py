@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def run_stage(name: str, stage: Stage, processes: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes) if arguments[0] == "train" else None
     environment: dict[str, Any] = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     code = subprocess.run([*command, *arguments], env=environment).returncode
-    if code < 0 or code == 130:
+    if code in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     if code or not stage.done:
         reason = f"ended with exit code {code}" if code else f"did not make {stage.makes}"
