@@ -179,6 +179,8 @@ def router_logits(
 def router_tokens(backbone: Backbone, config: ElasticConfig, call: Call) -> Tensor:
     """The tokens (T, D) of one sample that its router averages over."""
     image = call.arguments["hidden_states"][0]
+    if config.router_input == "timestep":
+        return torch.zeros(1, image.shape[-1])  # whose LN is zero too: (1 + gamma) 0 + delta
     if config.router_input == "image" or "encoder_hidden_states" not in call.declared.returns:
         return image
     text = call.arguments["encoder_hidden_states"][0]

@@ -19,8 +19,9 @@ class ElasticConfig(BaseModel):
     # Router (Eq. 4-6)
     router_hidden_size: int = Field(default=64, gt=0)
     """Router hidden width R, H_r in Eq. 5."""
-    router_input: Literal["image", "joint"] = "image"
-    """Tokens the router averages over: the image's, or image and text together."""
+    router_input: Literal["image", "joint", "timestep"] = "image"
+    """Tokens the router averages over: the image's, or image and text together. `timestep`: none, so that all samples
+    take the same route at the same noise level."""
     router_activation: Literal["relu", "gelu", "silu"] = "relu"
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"

@@ -49,7 +49,7 @@ def test_a_reused_residual_costs_nothing(routed: TinyElastic) -> None:
     assert elastic.trace.flops_share == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("router_input", ["image", "joint"])
+@pytest.mark.parametrize("router_input", ["image", "joint", "timestep"])
 def test_routers_count(router_input: str) -> None:
     tiny = Tiny(backbones["flux"])
     elastic = elasticize(tiny.transformer, mixed_config(router_input=router_input, max_reuse=0, tau=0.0))

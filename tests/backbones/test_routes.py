@@ -88,6 +88,7 @@ def test_an_old_residual_is_not_reused(routed_flux: TinyElastic) -> None:
         ("flux", {"modulation": "full", "router_activation": "gelu"}),
         ("flux", {"router_input": "joint", "width_ratios": (0.3, 1.0)}),
         ("qwen-image", {"router_input": "joint", "router_activation": "silu"}),
+        ("flux", {"router_input": "timestep"}),
         ("flux", {"always_open": (0, -1), "tau": 0.6, "width_streams": ("image", "text")}),
         ("sd3", {"delta": 0.0, "width_streams": ("text",)}),
     ],

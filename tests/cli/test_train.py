@@ -47,15 +47,15 @@ def test_bad_input(run: Run, config: Path, tmp_path: Path) -> None:
 
 
 def test_values_are_read_as_a_person_means_them() -> None:
-    assert _parse("optimizer.learning_rate=1e-4", yaml) == (["optimizer", "learning_rate"], 1e-4)
-    assert _parse("compile=true", yaml) == (["compile"], True)
-    assert _parse("data.path=a=b", yaml) == (["data", "path"], "a=b")
-    assert _parse("adapter=null", yaml) == (["adapter"], None)
+    assert _parse("optimizer.learning_rate=1e-4", yaml) == ("optimizer.learning_rate", 1e-4)
+    assert _parse("compile=true", yaml) == ("compile", True)
+    assert _parse("data.path=a=b", yaml) == ("data.path", "a=b")
+    assert _parse("adapter=null", yaml) == ("adapter", None)
 
 
 def test_a_change_inside_a_section_keeps_the_rest_of_it() -> None:
     values = {"steps": 1, "data": {"path": "x", "size": 2}, "elastic": None}
-    changes = [(["data", "size"], 3), (["elastic", "rho_g"], 0.4), (["elastic", "tau"], 0.6), (["steps"], 5)]
+    changes = [("data.size", 3), ("elastic.rho_g", 0.4), ("elastic.tau", 0.6), ("steps", 5)]
     assert _overrides(values, changes) == {
         "data": {"path": "x", "size": 3},
         "elastic": {"rho_g": 0.4, "tau": 0.6},

@@ -1,12 +1,16 @@
 """`elastic-dit train`: one run of a YAML config."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from elastic_dit.cli.setup import needs_extra
 from elastic_dit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from elastic_dit.training.config import TrainConfig
 
 
 def train(
@@ -24,21 +28,37 @@ def train(
         import tensorboard  # noqa: F401
         import yaml
 
-        from elastic_dit.training.config import TrainConfig
         from elastic_dit.training.loop import Trainer
 
         changes = [_parse(text, yaml) for text in change or []]
-        changes += [(["output"], str(output))] * (output is not None) + [(["steps"], steps)] * (steps is not None)
-        Trainer(TrainConfig.load(config, _overrides(_values(config, yaml), changes))).run()
+        changes += [("output", str(output))] * (output is not None) + [("steps", steps)] * (steps is not None)
+        Trainer(read_config(config, changes)).run()
 
 
-def _parse(text: str, yaml: Any) -> tuple[list[str], Any]:
-    """`a.b=1` to (["a", "b"], 1); values are read as YAML."""
+def read_config(file: Path, changes: Iterable[tuple[str, Any]]) -> "TrainConfig":
+    """A training config with some of its values changed.
+
+    Args:
+        file: the YAML file.
+        changes: keys, such as `optimizer.learning_rate`, and their values.
+
+    Raises:
+        ConfigError: see `TrainConfig.load`.
+    """
+    import yaml
+
+    from elastic_dit.training.config import TrainConfig
+
+    return TrainConfig.load(file, _overrides(_values(file, yaml), changes))
+
+
+def _parse(text: str, yaml: Any) -> tuple[str, Any]:
+    """`a.b=1` to ("a.b", 1); values are read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {text} names no value; expected KEY=VALUE, as in optimizer.learning_rate=1e-4")
     try:
-        return key.split("."), _number(yaml.safe_load(value))
+        return key, _number(yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from error
 
@@ -62,10 +82,11 @@ def _values(config: Path, yaml: Any) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _overrides(values: dict[str, Any], changes: list[tuple[list[str], Any]]) -> dict[str, Any]:
+def _overrides(values: dict[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The top-level entries that change; an entry that changes in part keeps the rest of what the file says."""
     changed: dict[str, Any] = {}
-    for path, value in changes:
+    for key, value in changes:
+        path = key.split(".")
         changed.setdefault(path[0], values.get(path[0]))
         here: Any = changed
         for name in path[:-1]:

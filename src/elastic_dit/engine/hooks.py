@@ -210,6 +210,8 @@ class Engine:
         """Eq. 4-6 on the tokens the config names."""
         assert self._condition is not None
         tokens, mask, text = call.image, None, self._router_text(site, call)
+        if self.config.router_input == "timestep":  # a token that says nothing leaves delta(t) alone in Eq. 4
+            tokens = tokens.new_zeros(call.batch, 1, tokens.shape[-1])
         if text is not None:
             tokens = torch.cat([text, tokens], dim=1)
             text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
@@ -238,7 +240,8 @@ class Engine:
         router = self.stack.routers[site.index]
         assert isinstance(router, Router)
         text = self._router_text(site, call)
-        return router_flops(router, call.image.shape[1] + (0 if text is None else text.shape[1]))
+        image = 1 if self.config.router_input == "timestep" else call.image.shape[1]
+        return router_flops(router, image + (0 if text is None else text.shape[1]))
 
     def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
         assert self._run is not None and self._branch is not None

@@ -1,0 +1,105 @@
+"""`elastic-dit ablate`: training recipes against one another, each with several seeds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
+from elastic_dit.cli.setup import load_quietly, needs_extra
+from elastic_dit.cli.train import read_config
+from elastic_dit.errors import ConfigError
+
+
+def ablate(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="RECIPES", help="The recipes, a YAML file.", show_default=False)],
+    seeds: Annotated[str, typer.Option(help="Seeds of training, with commas between.")] = "0,1,2",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this recipe; may be given several times.", show_default="all"),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Held-out pairs to score.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 32,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of a training run.")] = 1,
+    train_only: Annotated[bool, typer.Option("--train-only", help="Train, and score another time.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write loss by recipe as a PNG.")] = None,
+) -> None:
+    """Train each recipe with each seed, then score all on the same held-out pairs, noise and noise levels.
+
+    A recipe is a change to a training config; the first one is what the others are compared with. Runs that are done
+    are not made again, and one that was stopped goes on: all seeds of one recipe are no more than more runs. Several
+    calls may share the work, each with its own --seeds or --recipe and --train-only.
+    """
+    with needs_extra("ablate", "train"):
+        from elastic_dit.cli.recipes import Recipes
+        from elastic_dit.cli.stages import run_stage
+        from elastic_dit.evaluation.ablation import compare_recipes
+        from elastic_dit.evaluation.flow_loss import judge
+        from elastic_dit.training.data.cache import encode
+        from elastic_dit.training.families.base import family_of
+    with needs_extra("ablate", "report"):
+        if plot:
+            import matplotlib  # noqa: F401
+    import numpy as np
+
+    from elastic_dit.report.ablation_tables import ablation_markdown, ablation_plot, ablation_tables
+
+    recipes = Recipes.read(file)
+    names, numbers = only or list(recipes.recipes), _seeds(seeds)
+    stages = {(name, seed): recipes.stage(name, seed) for name in names for seed in numbers}
+    order = sorted(stages, key=lambda run: numbers.index(run[1]))  # a first look at all recipes before the next seed
+    for number, (name, seed) in enumerate(order, start=1):
+        stage = stages[name, seed]
+        state = "done" if stage.done else stage.about
+        typer.echo(f"[{number}/{len(order)}] {name}, seed {seed}: {state}", err=True)
+        if not stage.done:
+            run_stage(f"{name}-{seed}", stage, processes)
+    if train_only:
+        return
+    config = read_config(recipes.base, recipes.set.items())
+    if config.data.validation is None:
+        raise ConfigError(f"{file}: the base config has no data.validation to score on")
+    adapters = {run: str(stage.makes.parent) for run, stage in stages.items()}
+    with ProgressBar() as bar:
+        bar.show("loading", 0, 0)
+        family = family_of(load_quietly(config.model, "float32", "cpu"))
+        source = config.data.model_copy(update={"limit": samples})
+        record = judge(
+            family,
+            encode(family, source, config.data.validation, quiet=True),
+            list(adapters.values()),
+            [1.0],
+            samples=samples,
+            batch=batch,
+            command=context.obj,
+            config={"data": config.data.validation, "resolution": config.data.resolution, "steps": config.steps},
+            progress=bar.show,
+        )
+    dense, *rows = record.results["rows"]
+    losses = [np.array(values) for values in list(record.samples.values())[1:]]
+    runs = {name: [index for index, run in enumerate(adapters) if run[0] == name] for name in names}
+    compared = compare_recipes(runs, losses, np.array(record.samples["dense_loss"]), [r["flops_share"] for r in rows])
+    record.kind = "ablation"
+    record.config |= {"about": recipes.about, "recipes": recipes.model_dump(mode="json"), "seeds": numbers}
+    record.results = {"dense": dense, "runs": rows, "recipes": compared}
+    if json is not None:
+        record.write(json)
+    if markdown is not None:
+        write_bytes(markdown, ablation_markdown(record).encode())
+    if plot is not None:
+        write_bytes(plot, ablation_plot(record))
+    for table in ablation_tables(record):
+        print_table(table)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise ConfigError(f"--seeds expects whole numbers from 0 up with commas between them, got {text!r}")
+    return list(dict.fromkeys(numbers))
