@@ -20,8 +20,8 @@ class ElasticConfig(BaseModel):
     router_hidden_size: int = Field(default=64, gt=0)
     """Router hidden width R, H_r in Eq. 5."""
     router_input: Literal["image", "joint", "timestep"] = "image"
-    """Tokens the router averages over: the image's, or image and text together. `timestep`: none, so that all samples
-    take the same route at the same noise level."""
+    """Tokens the router averages over: the image's, or image and text together. `timestep`: none, but the backbone's
+    timestep embedding all the same, in which FLUX also has the pooled text."""
     router_activation: Literal["relu", "gelu", "silu"] = "relu"
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"
@@ -37,6 +37,8 @@ class ElasticConfig(BaseModel):
 
     init_route: tuple[float, ...] | None = None
     """Start near this route in place of `init`: the width of each block, 0 where p starts at 1 - init_keep_prob."""
+    init_schedule: tuple[tuple[float, ...], ...] | None = None
+    """Start near these routes in place of one: for as many equal ranges of noise levels, from the lowest up."""
 
     # Decisions (Eq. 7-16)
     tau: float = Field(default=0.5, ge=0, le=1)
@@ -93,6 +95,13 @@ class ElasticConfig(BaseModel):
     default_budget: float = Field(default=0.5, gt=0, le=1)
     """Where the dial stands after loading, if there is a `budget_range`."""
 
+    @property
+    def routes(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Every route in the config, and the field it stands in."""
+        found = [("route", self.route), ("init_route", self.init_route)]
+        found += [("init_schedule", route) for route in self.init_schedule or ()]
+        return [(name, route) for name, route in found if route is not None]
+
     @model_validator(mode="after")
     def _budgets_are_shares(self) -> "ElasticConfig":
         if self.budget_range is None:
@@ -108,9 +117,10 @@ class ElasticConfig(BaseModel):
 
     @model_validator(mode="after")
     def _route_is_widths(self) -> "ElasticConfig":
-        for name in ("route", "init_route"):
-            widths = getattr(self, name)
-            if widths is not None and not (all(0 <= width <= 1 for width in widths) and any(widths)):
+        if self.init_route is not None and self.init_schedule is not None:
+            raise ValueError("init_route and init_schedule both say where routers start; give one of them")
+        for name, widths in self.routes:
+            if not (all(0 <= width <= 1 for width in widths) and any(widths)):
                 raise ValueError(f"{name} must hold widths in 0..1, not all of them 0, got {widths}")
         if self.route is not None and self.budget_range is not None:
             raise ValueError("a fixed route has no budget_range: routers that know one decide themselves")

@@ -35,8 +35,8 @@ class ElasticModel:
         for index in config.always_open:
             if not -blocks <= index < blocks:
                 raise ConfigError(f"always_open names block {index}; the transformer has {blocks} blocks")
-        for name, route in (("route", config.route), ("init_route", config.init_route)):
-            if route is not None and len(route) != blocks:
+        for name, route in config.routes:
+            if len(route) != blocks:
                 raise ConfigError(f"{name} has {len(route)} blocks; the transformer has {blocks}")
         dim = backbone.dim(transformer)
         self.transformer = transformer

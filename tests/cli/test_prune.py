@@ -73,3 +73,16 @@ def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path
     assert_refused(run("prune", tmp_path / "none", *common, *output), "none")
     assert_refused(run("prune", data, *common), "--output")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_route_for_each_range_of_noise_levels(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1)
+    levels = ("--levels", 2, "--samples", 4, "--batch", 2)
+    outcome = run("prune", data, *common, *levels, "--output", tmp_path / "out", "--budget", 0.6)
+    assert outcome.code == 0, outcome.err
+    assert "for noise levels 0 to 0.5" in outcome.out and "for noise levels 0.5 to 1" in outcome.out
+    config = checkpoint.read(tmp_path / "out").config
+    assert config.route is None and config.init_schedule is not None and len(config.init_schedule) == 2
+
+    refused = run("prune", data, *common, *levels, "--output", tmp_path / "no", "--method", "random")
+    assert_refused(refused, "2 levels", "random", "greedy")

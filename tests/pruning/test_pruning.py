@@ -135,3 +135,18 @@ def test_error_is_zero_where_nothing_is_cut(tiny_flux: Tiny) -> None:
     blocks = len(subject.costs)
     assert subject.error([1.0] * blocks) == 0
     assert subject.error([0.0] + [1.0] * (blocks - 1)) > 0
+
+
+def test_levels_share_one_budget(tiny_flux: Tiny) -> None:
+    """Each level's error counts for its own batches, and one level may spend more than another."""
+    batches = batches_of(tiny_flux, 4)
+    elastic = prune(tiny_flux.transformer, batches, prunings["random"], 1.0)
+    subject, lower = Subject(elastic, batches, levels=2), Subject(elastic, batches[:2])
+    blocks = len(lower.costs)
+    assert len(subject.costs) == 2 * blocks
+    cut, whole = [0.0] + [1.0] * (blocks - 1), [1.0] * blocks
+    assert subject.error([*cut, *whole]) == pytest.approx(lower.error(cut) / 2)
+    route = prunings["greedy"].choose(subject, 0.6)
+    assert share(route, subject.costs) == pytest.approx(0.6, rel=0.02)
+    with pytest.raises(ConfigError, match="3 levels of noise need as many batches each, got 4 batches"):
+        prune(tiny_flux.transformer, batches, prunings["greedy"], 0.6, levels=3)

@@ -14,6 +14,9 @@ def prune(
     output: Annotated[Path, typer.Option(help="The adapter folder to write.", show_default=False)],
     method: Annotated[str, typer.Option(help="greedy, random or tinyfusion.")] = "greedy",
     budget: Annotated[float, typer.Option(help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
+    levels: Annotated[
+        int, typer.Option(min=1, help="Ranges of noise levels, each with a route of its own; --samples is for each.")
+    ] = 1,
     model: Model = None,
     samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 16,
@@ -26,7 +29,8 @@ def prune(
 ) -> None:
     """Choose once which blocks stay and how wide their MLPs are: the baseline of an adaptive model.
 
-    The adapter has no routers. Train it as any other: `elastic-dit train` with `adapter: OUTPUT`.
+    The adapter has no routers. Train it as any other: `elastic-dit train` with `adapter: OUTPUT`. With --levels the
+    choice differs by noise level, and routers that see nothing else carry it out.
     """
     with needs_extra("prune", "train"):
         import torch
@@ -46,13 +50,16 @@ def prune(
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        batch = min(batch, samples)
+        samples = levels * (samples // batch * batch if levels > 1 else samples)
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)
         pairs = encode(family, source, str(data), quiet=True)
-        batches = list(noisy_batches(family, pairs, samples, batch, seed))
-        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, progress=bar.show)
+        batches = list(noisy_batches(family, pairs, samples, batch, seed, in_order=levels > 1))
+        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, levels=levels, progress=bar.show)
         family.pipeline.transformer(**batches[0][0], return_dict=False)
         elastic.save(output)
-    route = elastic.config.route or ()
-    widths = [f"{width:.2f}" if width else "–" for width in route]
-    typer.echo(f"{output}: {sum(map(bool, route))} of {len(route)} blocks, {share(route, elastic.costs):.1%} of FLOPs")
-    typer.echo("widths: " + " ".join(widths))
+    costs = elastic.costs
+    for number, (_, route) in enumerate(elastic.config.routes):
+        at = f" for noise levels {number / levels:g} to {(number + 1) / levels:g}" if levels > 1 else ""
+        typer.echo(f"{output}{at}: {sum(map(bool, route))} of {len(route)} blocks, {share(route, costs):.1%} of FLOPs")
+        typer.echo("widths: " + " ".join(f"{width:.2f}" if width else "–" for width in route))

@@ -75,12 +75,13 @@ def judge(
 
 
 def noisy_batches(
-    family: Family, data: EncodedDataset, samples: int, batch: int, seed: int
+    family: Family, data: EncodedDataset, samples: int, batch: int, seed: int, *, in_order: bool = False
 ) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
-    """The transformer's inputs, and what they were made from, batch by batch."""
+    """The transformer's inputs, and what they were made from, batch by batch; noise levels rise if `in_order`."""
     generator = torch.Generator().manual_seed(seed)
     samples = min(samples, len(data))
-    levels = ((torch.arange(samples) + 0.5) / samples)[torch.randperm(samples, generator=generator)]
+    levels = (torch.arange(samples) + 0.5) / samples
+    levels = levels if in_order else levels[torch.randperm(samples, generator=generator)]
     device = family.pipeline.transformer.device
     for start in range(0, samples, batch):
         pairs = [data[index] for index in range(start, min(start + batch, samples))]

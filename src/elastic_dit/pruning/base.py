@@ -36,28 +36,41 @@ class Subject:
     """The transformer's inputs, and what they were made from."""
     seed: int = 0
     progress: Progress = lambda label, done, total: None
+    levels: int = 1
+    """For how many ranges of noise levels a route of its own is chosen. With more than one, `batches` hold as many
+    of each, the lowest levels first, and a route is the routes of all levels in a row."""
 
     def __post_init__(self) -> None:
-        self._dense = self._predict()
-        self.costs: list[BlockCost] = self.elastic.costs
-        """FLOPs of each block for one sample, (L,)."""
+        self._dense = self._predict(self.batches)
+        self.costs: list[BlockCost] = self.elastic.costs * self.levels
+        """FLOPs of each block for one sample, (L,), for each level."""
+        self._known: dict[tuple[int, Route], float] = {}
 
     def error(self, route: Sequence[float]) -> float:
         """Mean squared distance of a route's velocity from the dense one's, untrained."""
-        self.elastic.force(Plan.static(route))
-        try:
-            apart = [
-                (own.float() - dense.float()).square().mean()
-                for own, dense in zip(self._predict(), self._dense, strict=True)
-            ]
-        finally:
-            self.elastic.force(None)
-        return float(torch.stack(apart).mean())
+        blocks = len(route) // self.levels
+        errors = [self._error(level, tuple(route[level * blocks :][:blocks])) for level in range(self.levels)]
+        return sum(errors) / self.levels
+
+    def _error(self, level: int, route: Route) -> float:
+        """On one level's batches; a search changes one level at a time, and the others' are known."""
+        if (level, route) not in self._known:
+            count = len(self.batches) // self.levels
+            part = slice(level * count, (level + 1) * count)
+            self.elastic.force(Plan.static(route))
+            try:
+                predicted = self._predict(self.batches[part])
+            finally:
+                self.elastic.force(None)
+            pairs = zip(predicted, self._dense[part], strict=True)
+            apart = [(own.float() - dense.float()).square().mean() for own, dense in pairs]
+            self._known[level, route] = float(torch.stack(apart).mean())
+        return self._known[level, route]
 
     @torch.no_grad()
-    def _predict(self) -> list[Tensor]:
+    def _predict(self, batches: Sequence[tuple[dict[str, Any], NoisyBatch]]) -> list[Tensor]:
         predictions: list[Tensor] = []
-        for inputs, _ in self.batches:
+        for inputs, _ in batches:
             self.elastic.reset()
             predictions.append(self.elastic.transformer(**inputs, return_dict=False)[0])
         return predictions
@@ -74,6 +87,8 @@ class Pruning:
     """Where it is published."""
     choose: Callable[[Subject, float], Route]
     """(subject, budget): the route that spends this share of the blocks' FLOPs. Weights stay as they are."""
+    levelled: bool = False
+    """Whether it can choose routes for several levels of noise together."""
 
 
 prunings: Registry[Pruning] = Registry("pruning method", "elastic_dit.pruning")

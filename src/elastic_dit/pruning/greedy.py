@@ -1,6 +1,7 @@
 """The strongest static route we know of: narrow or remove, again and again, what the velocity misses least.
 
-It has everything an elastic model has but the choice by sample and step: the same blocks, the same widths.
+It has everything an elastic model has but the choice by sample and step: the same blocks, the same widths. With several
+levels of noise it has the choice by step too, and spends where it matters.
 """
 
 from elastic_dit.pruning.base import Pruning, Route, Subject, prunings, settle, share
@@ -55,5 +56,6 @@ prunings.add(
         about="Narrows or removes, step by step, what changes the velocity least for the FLOPs it saves.",
         source="ours, to be the strongest static route",
         choose=_choose,
+        levelled=True,
     ),
 )

@@ -9,6 +9,7 @@ from elastic_dit.elasticize import ElasticModel, elasticize, reroute, transforme
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress, Pruning, Subject
 from elastic_dit.training.flow import NoisyBatch
+from elastic_dit.training.imitation import imitate
 from elastic_dit.training.importance import order_channels
 
 
@@ -19,27 +20,41 @@ def prune(
     budget: float,
     *,
     seed: int = 0,
+    levels: int = 1,
     progress: Progress = lambda label, done, total: None,
 ) -> ElasticModel:
     """Choose a route for a dense transformer. Its MLP channels are put in order of importance, as for training.
 
     Args:
         pipe_or_transformer: a diffusers pipeline, or the transformer alone.
-        batches: the transformer's inputs, and what they were made from.
+        batches: the transformer's inputs, and what they were made from; sorted by noise level where there are levels.
         method: one of `prunings`.
         budget: share of the dense blocks' FLOPs to spend, in (0, 1].
         seed: of what the method draws.
+        levels: 1 gives a fixed route and no routers. More, a route for each of so many equal ranges of noise levels,
+            chosen together, and routers that read the timestep embedding alone and say what the routes say.
         progress: see `Progress`.
 
     Raises:
         BackboneError: no backbone declares this transformer.
-        ConfigError: a budget outside (0, 1], or one the method cannot meet.
+        ConfigError: a budget outside (0, 1], or one the method cannot meet, or levels that it does not know.
     """
     if not 0 < budget <= 1:
         raise ConfigError(f"the budget is {budget:g}; expected a share of the dense FLOPs above 0 and up to 1")
+    if levels > 1 and (not method.levelled or len(batches) % levels):
+        raise ConfigError(
+            f"{levels} levels of noise: {method.name} knows one route for all of them; try greedy"
+            if not method.levelled
+            else f"{levels} levels of noise need as many batches each, got {len(batches)} batches"
+        )
     transformer = transformer_of(pipe_or_transformer)
     blocks = len(backbone_of(transformer).sites(transformer))
     elastic = elasticize(transformer, ElasticConfig.of(route=(1.0,) * blocks))
     order_channels(elastic, [inputs for inputs, _ in batches])
-    route = method.choose(Subject(elastic, batches, seed, progress), budget)
-    return reroute(elastic, ElasticConfig.of(route=route))
+    route = method.choose(Subject(elastic, batches, seed, progress, levels), budget)
+    if levels == 1:
+        return reroute(elastic, ElasticConfig.of(route=route))
+    schedule = tuple(route[level * blocks :][:blocks] for level in range(levels))
+    elastic = reroute(elastic, ElasticConfig.of(router_input="timestep", init_schedule=schedule, max_reuse=0))
+    imitate(elastic, batches)
+    return elastic

@@ -128,9 +128,9 @@ class TrainConfig(_Strict):
     """Batches that measure the MLP channels' importance before elastic training; 0 leaves their order."""
     ramp_steps: int = Field(default=200, ge=0)
     """Steps over which the compute target goes from 1 to the budget."""
-    router_steps: int | None = Field(default=None, gt=0)
+    router_steps: int | None = Field(default=None, ge=0)
     """Steps in which routers learn; after them they are frozen and without noise, and the backbone learns their routes.
-    None: they learn to the end."""
+    None: they learn to the end. 0: they stay as they start."""
 
     save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Dtype of the backbone's weights in the result."""

@@ -19,7 +19,7 @@ from elastic_dit.errors import TrainingError
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.data.cache import EncodedDataset, Sample, StepBatches, encode
 from elastic_dit.training.families.base import Family
-from elastic_dit.training.flow import draw, flow_loss
+from elastic_dit.training.flow import NoisyBatch, draw, flow_loss
 from elastic_dit.training.log import RunLog
 from elastic_dit.training.progress import StepProgress
 from elastic_dit.training.samples import save_grid
@@ -56,7 +56,7 @@ class Trainer:
         self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
         self.empty_text: Sample = self.train_data.empty_text()
         self.trainee.park_encoders()
-        module = self.trainee.prepare(self._importance_batches(), self.accelerator.device)
+        module = self.trainee.prepare(list(self._importance_batches()), self.accelerator.device)
         optimizer = torch.optim.AdamW(
             self.trainee.parameter_groups(module),
             betas=config.optimizer.betas,
@@ -266,14 +266,14 @@ class Trainer:
         )
         return iter(DataLoader(self.train_data, batch_sampler=sampler))
 
-    def _importance_batches(self) -> Iterator[dict[str, Any]]:
-        """Transformer inputs of a few training batches, the same on every rank."""
+    def _importance_batches(self) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
+        """Transformer inputs of a few training batches and what they were made from, the same on every rank."""
         sampler = StepBatches(len(self.train_data), self.config.batch_size, seed=self.config.seed + 1)
         for forward, indices in zip(range(self.config.importance_batches), sampler, strict=False):
             batch = self._to_device(_collate([self.train_data[index] for index in indices]))
             generator = torch.Generator().manual_seed(forward)
             noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
-            yield self._inputs(batch, noisy.tokens, noisy.sigma)
+            yield self._inputs(batch, noisy.tokens, noisy.sigma), noisy
 
     def _to_device(self, batch: Sample, dropped: Tensor | None = None) -> Sample:
         if dropped is not None:

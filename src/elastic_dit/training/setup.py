@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elastic_dit.config import ElasticConfig
 from elastic_dit.core.objective import sandwich
 from elastic_dit.elasticize import ElasticModel, elasticize, load, reroute
 from elastic_dit.errors import ConfigError
@@ -18,6 +19,8 @@ from elastic_dit.models.emoji_flux import EmojiFluxPipeline
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.families.base import Family, family_of
+from elastic_dit.training.flow import NoisyBatch
+from elastic_dit.training.imitation import imitate
 from elastic_dit.training.importance import order_channels
 
 FRESH = "emoji-flux:"
@@ -51,11 +54,12 @@ class Trainee:
         if config.elastic is None and config.adapter is None and config.trainable == "routers":
             raise ConfigError("trainable: routers needs an `elastic` section, or an `adapter` to go on from")
 
-    def prepare(self, batches: Iterator[dict[str, Any]], device: torch.device) -> TrainableModel:
+    def prepare(self, batches: Sequence[tuple[dict[str, Any], NoisyBatch]], device: torch.device) -> TrainableModel:
         """Put LoRA and routers on, choose what learns, and order the MLP channels by importance.
 
         Args:
-            batches: transformer inputs to measure importance on.
+            batches: transformer inputs, and what they were made from, to measure importance on and to fit a
+                schedule to.
             device: where training will run.
         """
         config = self.config
@@ -66,8 +70,7 @@ class Trainee:
         if config.adapter is not None:
             self.elastic = load(self.pipeline, config.adapter)
             if config.elastic is not None:
-                start = self.elastic.config.route or config.elastic.init_route
-                self.elastic = reroute(self.elastic, config.elastic.model_copy(update={"init_route": start}))
+                self.elastic = reroute(self.elastic, _started(config.elastic, self.elastic.config))
                 self.elastic.stack.to(device)
             self.transformer.requires_grad_(config.trainable == "full")
         if config.trainable == "lora" and not getattr(self.transformer, "peft_config", None):
@@ -80,7 +83,9 @@ class Trainee:
             self.elastic = elasticize(self.pipeline, config.elastic)
             self.elastic.stack.to(device)
             if config.importance_batches and config.elastic.init == "full_capacity":
-                order_channels(self.elastic, batches)
+                order_channels(self.elastic, (inputs for inputs, _ in batches))
+        if self.elastic is not None and config.elastic is not None and self.elastic.config.init_schedule:
+            imitate(self.elastic, batches)
         if self.elastic is None:
             if config.gradient_checkpointing:
                 self.transformer.enable_gradient_checkpointing()
@@ -190,6 +195,15 @@ class Trainee:
         with replaced_folder(output / "model") as folder:
             saved.save_pretrained(folder)
         return output / "model"
+
+
+def _started(config: ElasticConfig, start: ElasticConfig) -> ElasticConfig:
+    """A config whose routers start where an adapter does: at its fixed route, or at the schedule that it started at."""
+    if start.route is not None:
+        return config.model_copy(update={"init_route": start.route})
+    if start.init_schedule is not None:
+        return config.model_copy(update={"init_schedule": start.init_schedule})
+    return config
 
 
 def _pipeline(config: TrainConfig) -> Any:

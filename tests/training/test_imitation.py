@@ -1,0 +1,78 @@
+"""Routers that start at a schedule, on a tiny FLUX."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from elastic_dit import ElasticConfig, elasticize
+from elastic_dit.backbones import backbones
+from elastic_dit.errors import ConfigError
+from elastic_dit.training.flow import NoisyBatch
+from elastic_dit.training.imitation import imitate
+from elastic_dit.training.loop import Trainer
+from tiny import Inputs, Tiny, output_of
+from training.conftest import config_of
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    return Tiny(backbones["flux"])
+
+
+def at(tiny: Tiny, sigma: torch.Tensor, seed: int = 0) -> tuple[Inputs, NoisyBatch]:
+    """A batch at given noise levels (B,), which are FLUX's timesteps."""
+    inputs = tiny.inputs(len(sigma), seed) | {"timestep": sigma}
+    return inputs, NoisyBatch(inputs["hidden_states"], inputs["hidden_states"], sigma)
+
+
+def schedule_of(blocks: int) -> tuple[tuple[float, ...], ...]:
+    """Two routes that differ in every block, also in the width."""
+    low = tuple((1.0, 0.0, 0.25)[index % 3] for index in range(blocks))
+    high = tuple((0.5, 0.75, 0.0)[index % 3] for index in range(blocks))
+    return low, high
+
+
+@pytest.mark.parametrize("router_input", ["timestep", "image"])
+def test_routers_decide_as_the_schedule_says(tiny: Tiny, router_input: str) -> None:
+    schedule = schedule_of(tiny.blocks)
+    config = ElasticConfig.of(router_input=router_input, init_schedule=schedule, max_reuse=0, init_keep_prob=0.9)
+    elastic = elasticize(tiny.transformer, config)
+    before = copy.deepcopy(tiny.transformer.state_dict())
+    grid = (torch.arange(16) + 0.5) / 16
+    imitate(elastic, [at(tiny, grid, seed) for seed in range(3)])
+    assert all(torch.equal(before[name], value) for name, value in tiny.transformer.state_dict().items())
+    # a random model's timestep embedding says nothing of the levels between, nor of another text
+    output_of(tiny.transformer, at(tiny, grid, seed=1)[0])
+    for (_, block, _, row), taken in elastic.trace.items():
+        wanted = schedule[int(grid[row] >= 0.5)][block]
+        assert taken.keep == bool(wanted)
+        assert taken.width == wanted
+        assert max(taken.keep_prob, 1 - taken.keep_prob) > 0.7
+
+
+def test_training_starts_at_a_schedule(elastic_values: dict[str, Any]) -> None:
+    elastic = {"init_schedule": [[1.0, 0.0, 0.5], [0.0, 1.0, 1.0]], "router_input": "timestep"}
+    trainer = Trainer(config_of(elastic_values, elastic=elastic, router_steps=0, batch_size=8), quiet=True)
+    model = trainer.trainee.elastic
+    assert model is not None
+    routers = [parameter.detach().clone() for parameter in model.stack.parameters()]
+    values = trainer._train_step(trainer._batches())
+    assert values["keep/open_rate"] == pytest.approx(2 / 3)
+    assert all(torch.equal(*pair) for pair in zip(routers, model.stack.parameters(), strict=True))
+
+
+def test_schedules_that_make_no_sense(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="init_schedule has 2 blocks; the transformer has"):
+        elasticize(tiny.transformer, ElasticConfig.of(init_schedule=((1.0, 0.5),)))
+    with pytest.raises(ConfigError, match="init_schedule must hold widths in 0..1"):
+        ElasticConfig.of(init_schedule=((1.0, 1.0), (0.0, 0.0)))
+    with pytest.raises(ConfigError, match="give one of them"):
+        ElasticConfig.of(init_schedule=((1.0,),), init_route=(1.0,))
+
+
+def test_a_schedule_needs_batches(elastic_values: dict[str, Any]) -> None:
+    elastic = {"init_schedule": [[1.0, 0.0, 0.5]]}
+    with pytest.raises(ConfigError, match="importance_batches"):
+        Trainer(config_of(elastic_values, elastic=elastic, importance_batches=0), quiet=True)
