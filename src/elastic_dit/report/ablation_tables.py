@@ -1,5 +1,6 @@
 """What `elastic-dit ablate` measured, as tables and a figure."""
 
+import json
 from typing import Any
 
 from elastic_dit.records import RunRecord
@@ -70,4 +71,4 @@ def _signed(value: float, interval: tuple[float, float]) -> str:
 
 
 def _changes(changes: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in changes.items()) or NONE
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in changes.items()) or NONE

@@ -1,8 +1,9 @@
-"""One HTML page from records of quality: `evaluate`, `judge images` and `judge train`; it needs no network."""
+"""One HTML page from records of quality: `evaluate`, `ablate` and `judge`; it needs no network."""
 
 from collections.abc import Sequence
 
 from elastic_dit.records import RunRecord
+from elastic_dit.report.ablation_tables import ablation_plot, ablation_tables
 from elastic_dit.report.bench_page import Figure
 from elastic_dit.report.bench_tables import where
 from elastic_dit.report.evaluation_plots import loss_plot
@@ -12,7 +13,7 @@ from elastic_dit.report.judge_tables import contest_tables, truth_tables
 from elastic_dit.report.page import template
 from elastic_dit.report.tables import Table
 
-KINDS = {"evaluate": loss_tables, "judge": contest_tables, "judge-train": truth_tables}
+KINDS = {"evaluate": loss_tables, "ablation": ablation_tables, "judge": contest_tables, "judge-train": truth_tables}
 """The records that the page can show, and their tables."""
 
 
@@ -33,6 +34,8 @@ def results_page(records: Sequence[tuple[str, RunRecord]]) -> str:
 def _figures(record: RunRecord) -> list[Figure]:
     if record.kind == "judge":
         return [Figure("contest", contest_plot(record), "Quality against compute; bars are 95% intervals.")]
+    if record.kind == "ablation":
+        return [Figure("recipes", ablation_plot(record), "Flow loss over dense, a dot for each seed.", narrow=True)]
     if record.kind == "evaluate":
         return [Figure("loss", loss_plot(record), "Flow loss over dense against compute.", narrow=True)]
     return []
