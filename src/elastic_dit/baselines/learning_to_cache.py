@@ -29,9 +29,9 @@ from elastic_dit.errors import BackboneError, ConfigError
 NAME = "learning-to-cache"
 EVERY_STEP = ("norm", "mod")
 """Parts of the names of a block's submodules that run at every step."""
-ITERATIONS = 20
+ITERATIONS = 8
 """Updates of the betas of a step."""
-LEARNING_RATE = 0.3
+LEARNING_RATE = 0.6
 WEIGHT = 0.5
 """Of the mean beta, beside an error that is 1 with everything cached."""
 BOUND = 5.0
