@@ -11,7 +11,7 @@ from elastic_dit.errors import BackboneError
 from runs import Runs
 from tiny import output_of
 
-CACHES = ["fastercache", "first-block-cache", "fora", "magcache", "taylorseer", "teacache"]
+CACHES = ["fastercache", "first-block-cache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"]
 
 
 @pytest.fixture(autouse=True)

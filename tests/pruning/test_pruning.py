@@ -13,19 +13,10 @@ from elastic_dit.pruning import prunings
 from elastic_dit.pruning.base import NARROWEST, Subject, fit, settle, share
 from elastic_dit.pruning.prune import prune
 from elastic_dit.pruning.tinyfusion import Groups, split
-from elastic_dit.training.flow import NoisyBatch
-from tiny import Inputs, Tiny, output_of
+from noisy import batches_of
+from tiny import Tiny, output_of
 
 COSTS = [BlockCost(60, 40), BlockCost(60, 40), BlockCost(30, 20), BlockCost(30, 20)]
-
-
-def batches_of(tiny: Tiny, count: int = 2) -> list[tuple[Inputs, NoisyBatch]]:
-    made = []
-    for seed in range(count):
-        inputs = tiny.inputs(2, seed)
-        velocity = torch.randn_like(output_of(tiny.dense, inputs))
-        made.append((inputs, NoisyBatch(inputs["hidden_states"], velocity, torch.full((2,), 0.5))))
-    return made
 
 
 @pytest.mark.parametrize("method", list(prunings))

@@ -5,7 +5,7 @@ it up.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from elastic_dit.registry import Registry
@@ -33,6 +33,8 @@ class Task:
     """Guidance passes in a step; each has a cache context of its own."""
     sample: Callable[[Any, Callable[[], None]], None]
     """(transformer, restart): one run from noise to the end, for methods that calibrate on the model."""
+    learned: dict[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """By baseline, what it learned of the model and does not learn again for another setting."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,12 +208,13 @@ class Contest:
                 restore(self.pipe)
         elif entry.baseline:
             with self._on(copy.deepcopy(self._dense)):
-                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, self._task())
+                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, self._task)
                 steps = self.settings.steps if applied.steps is None else len(applied.steps)
                 yield applied.restart, replace(self.settings, steps=steps)
         else:
             yield (lambda: None), self.settings
 
+    @cached_property
     def _task(self) -> Task:
         """For baselines that calibrate: on the first prompt, whose image is one of many."""
         guided = self.settings.guidance != 1

@@ -12,7 +12,7 @@ from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extr
 def prune(
     data: Annotated[Path, typer.Argument(help="Folder of training pairs, as `data prepare` writes it.")],
     output: Annotated[Path, typer.Option(help="The adapter folder to write.", show_default=False)],
-    method: Annotated[str, typer.Option(help="greedy, random or tinyfusion.")] = "greedy",
+    method: Annotated[str, typer.Option(help="greedy, hierarchical, ppcl, random or tinyfusion.")] = "greedy",
     budget: Annotated[float, typer.Option(help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
     levels: Annotated[
         int, typer.Option(min=1, help="Ranges of noise levels, each with a route of its own; --samples is for each.")
