@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elastic_dit import Plan
-from tiny import Tiny, TinyElastic, run
+from tiny import Tiny, TinyElastic, mixed_config, run
 
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
 """Operators that bring a value to the host."""
@@ -40,6 +40,16 @@ def test_one_value_a_block_reaches_the_host(
     assert waits(fresh_flux, batch) == 0
     widths = len(fresh_flux.elastic.config.width_ratios)
     assert fetched == [torch.Size([batch, 1 + widths])] * fresh_flux.blocks * STEPS
+
+
+def test_routers_of_the_timestep_wait_once_a_step(tiny_flux: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = TinyElastic(tiny_flux, mixed_config(router_input="timestep"))
+    fetched: list[torch.Size] = []
+    cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda self: fetched.append(self.shape) or cpu(self))
+    assert waits(tiny, 4) == 0
+    widths = len(tiny.elastic.config.width_ratios)
+    assert fetched == [torch.Size([tiny.blocks, 4, 1 + widths])] * STEPS
 
 
 def test_a_plan_waits_for_nothing(fresh_flux: TinyElastic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ class Engine:
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._condition: Tensor | None = None
+        self._ahead: Tensor | None = None
         self._call_router: Callable[..., RouterOutput] = _call_router
         self.costs: dict[int, BlockCost] = {}
         """Of each block, at the shapes of its last call."""
@@ -102,7 +103,7 @@ class Engine:
 
     def reset(self) -> None:
         """Forget the current run's residuals; its trace stays readable."""
-        self._run = self._branch = self._condition = None
+        self._run = self._branch = self._condition = self._ahead = None
 
     @property
     def cache_bytes(self) -> int:
@@ -200,11 +201,17 @@ class Engine:
         return len(self.stack.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
 
     def _decide(self, site: Site, call: BlockCall, step: int) -> Decision:
-        """What the router wants, in one host synchronisation for the batch."""
+        """What the router wants, in one host synchronisation: for the batch, or for all blocks where none reads tokens."""
         config = self.config
         delta = config.delta if step >= config.reuse_from_step else -1.0
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
-        return decide(pack(self._route(site, call)), config.tau, delta, near, config.width_ratios)
+        if config.router_input == "timestep":
+            if self._ahead is None:
+                self._ahead = torch.stack([pack(self._route(each, call)) for each in self.sites]).cpu()  # (L, B, 1 + S)
+            packed = self._ahead[site.index]
+        else:
+            packed = pack(self._route(site, call))
+        return decide(packed, config.tau, delta, near, config.width_ratios)
 
     def _route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names."""
@@ -268,7 +275,7 @@ class Engine:
         if self._branch is not None and self._routes:
             assert self.stack.condition is not None
             temb: Tensor = output[0] if isinstance(output, tuple) else output
-            self._condition = self.stack.condition(temb)
+            self._condition, self._ahead = self.stack.condition(temb), None
 
 
 def _call_router(router: nn.Module, *inputs: Tensor | None) -> RouterOutput:
