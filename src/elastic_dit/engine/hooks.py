@@ -201,7 +201,7 @@ class Engine:
         return len(self.stack.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
 
     def _decide(self, site: Site, call: BlockCall, step: int) -> Decision:
-        """What the router wants, in one host synchronisation: for the batch, or for all blocks where none reads tokens."""
+        """What the router wants, in one host synchronisation; it serves all blocks where no router reads tokens."""
         config = self.config
         delta = config.delta if step >= config.reuse_from_step else -1.0
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
