@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from elastic_dit.cli import bench, calibrate, data, demo, evaluate, generate, info, judge, prune, reproduce, train
+from elastic_dit.cli import (
+    bench,
+    calibrate,
+    data,
+    demo,
+    evaluate,
+    generate,
+    info,
+    judge,
+    prune,
+    reproduce,
+    study,
+    train,
+)
 from elastic_dit.errors import ElasticDiTError, TrainingError
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -27,6 +40,7 @@ app.command()(prune.prune)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(reproduce.reproduce)
+app.add_typer(study.app, name="study")
 app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
