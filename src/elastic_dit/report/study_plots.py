@@ -144,6 +144,9 @@ def _titles(axes: Any, *titles: str) -> None:
 
 def _difficulty(figure: Any, record: RunRecord) -> None:
     """Compute of each image against what its prompt asks for, and of each forward against the dense flow loss."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     left, right = figure.subplots(1, 2)
     samples, results = record.samples, record.results
     asked = np.array(samples["difficulty"])
@@ -153,13 +156,15 @@ def _difficulty(figure: Any, record: RunRecord) -> None:
     left.set_xlabel("what the prompt asks for: objects and attributes", color=INK, fontsize=9)
     left.set_ylabel("FLOPs of the image, share of dense", color=INK, fontsize=9)
     left.set_title(f"whole images: {_rho(run['correlation'])}", fontsize=10, color=INK)
-    from matplotlib import colormaps
-
     levels = record.config["levels"]
     for color, level in zip(colormaps["viridis"](np.linspace(0, 0.9, len(levels))), levels, strict=True):
         loss, share = (samples[f"sigma_{level:g}_{name}"] for name in ("dense_loss", "flops_share"))
         right.plot(loss, share, "o", markersize=4, alpha=0.7, color=color, mew=0, label=f"σ = {level:g}")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.set_xlabel("flow loss of the dense model on the same forward", color=INK, fontsize=9)
     right.set_ylabel("FLOPs of the forward, share of dense", color=INK, fontsize=9)
     right.set_title(f"one forward, within noise levels: {_rho(results['forwards']['loss'])}", fontsize=10, color=INK)
@@ -179,9 +184,10 @@ def _name_point(axis: Any, row: dict[str, Any], key: str, text: str, color: str,
     axis.annotate(
         text,
         (row["flops_share"], row[key]),
-        (0, 9 if above else -14),
+        (-6, 6) if above else (6, -6),
         textcoords="offset points",
-        ha="center",
+        ha="right" if above else "left",
+        va="bottom" if above else "top",
         fontsize=8,
         color=color,
     )

@@ -51,10 +51,10 @@ def _blocks(record: RunRecord) -> list[Table]:
     used = record.config["used"]
     note = (
         f"Easy / hard: means over the {used['easy']} easiest and the {used['hard']} hardest of "
-        f"{record.config['scenes']} scenes. Squared error of the velocity as a share of the dense velocity's square, on "
-        "true images with noise of level σ, one block changed at a time, dense weights, nothing trained. Agreement: rank "
-        "correlation of a sample's order of blocks with the mean of all others', averaged over samples; 1: the same "
-        f"blocks matter in all. {where(record)}"
+        f"{record.config['scenes']} scenes. Squared error of the velocity as a share of the dense velocity's "
+        "square, on true images with noise of level σ, one block changed at a time, dense weights, nothing trained. "
+        "Agreement: rank correlation of a sample's order of blocks with the mean of all others', averaged; "
+        f"1: the same blocks matter in all. {where(record)}"
     )
     last = tables.pop()
     return [*tables, Table(last.title, last.header, last.rows, note)]
