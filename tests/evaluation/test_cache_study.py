@@ -54,7 +54,7 @@ def test_the_border_block_is_run_reused_or_skipped(record: RunRecord) -> None:
     assert same["psnr"] == off["psnr"] and still_open["flops_share"] == off["flops_share"]
     assert skipped["open_rate"] == pytest.approx(1 / 3)
     assert skipped["flops_share"] < wide["flops_share"] < once["flops_share"] < off["flops_share"]
-    assert len(record.samples) == 2 * 5  # of settings that are the same, one is drawn
+    assert len(record.samples) == 2 * 6  # of settings that are the same, one is drawn
 
 
 def test_closeness_is_to_the_dense_images(record: RunRecord, studied: Subject) -> None:
