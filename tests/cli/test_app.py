@@ -10,7 +10,17 @@ import elastic_dit
 from elastic_dit.cli.app import main
 from shell import Run, assert_refused
 
-COMMANDS = [(), ("demo",), ("generate",), ("train",), ("data",), ("data", "prepare"), ("info",)]
+COMMANDS = [
+    (),
+    ("demo",),
+    ("study",),
+    ("study", "routes"),
+    ("generate",),
+    ("train",),
+    ("data",),
+    ("data", "prepare"),
+    ("info",),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

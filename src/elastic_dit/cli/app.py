@@ -19,6 +19,7 @@ from elastic_dit.cli import (
     judge,
     prune,
     reproduce,
+    study,
     train,
 )
 from elastic_dit.errors import ElasticDiTError, TrainingError
@@ -41,6 +42,7 @@ app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)
 app.command()(reproduce.reproduce)
+app.add_typer(study.app, name="study")
 app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

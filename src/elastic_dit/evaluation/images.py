@@ -54,16 +54,20 @@ def judge_images(
         if elastic is None:
             dense = images
             continue
-        close = [fidelity(*pair) for pair in zip(images, dense, strict=True)]
-        psnr = [ENDLESS if one.psnr is None else one.psnr for one in close]
-        ssim = [one.ssim for one in close]
-        raw |= {f"{name}_{budget}_psnr_db": psnr, f"{name}_{budget}_ssim": ssim}
-        rows.append({"name": name, "budget": budget, "flops_share": spent / whole} | _means(psnr, ssim))
+        means, values = closeness(images, dense)
+        raw |= {f"{name}_{budget}_{key}": each for key, each in values.items()}
+        rows.append({"name": name, "budget": budget, "flops_share": spent / whole} | means)
     return rows, raw
 
 
-def _means(psnr: list[float], ssim: list[float]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def closeness(
+    images: Sequence[Image.Image], dense: Sequence[Image.Image]
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Mean PSNR and SSIM with their 95% intervals, and the raw values by image."""
+    close = [fidelity(*pair) for pair in zip(images, dense, strict=True)]
+    psnr = [ENDLESS if one.psnr is None else one.psnr for one in close]
+    ssim = [one.ssim for one in close]
+    means: dict[str, Any] = {}
     for name, values in (("psnr", np.array(psnr)), ("ssim", np.array(ssim))):
-        found |= {name: float(values.mean()), f"{name}_interval": interval(values)}
-    return found
+        means |= {name: float(values.mean()), f"{name}_interval": interval(values)}
+    return means, {"psnr_db": psnr, "ssim": ssim}

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,14 @@ def heat_map(record: RunRecord) -> bytes:
     names = ("least compute", "most compute") if len(routes) > 1 else ("",)
     for column, (route, name) in enumerate(zip(routes, names, strict=True)):
         _decisions(axes[0, column], route, record)
-        mesh = _probabilities(axes[1, column], route, record.config["elastic"]["tau"])
+        shown = _probabilities(axes[1, column], route, record.config["elastic"]["tau"])
         title = f"{name}: {route.share:.0%} of dense" if name else f"{route.share:.0%} of dense"
         axes[0, column].set_title(f"{_wrap(f'“{route.prompt}”', 44)}\n{title}", fontsize=10, color=INK)
         axes[1, column].set_xlabel("denoising step")
         if column == 0:
             for axis in axes[:, 0]:
                 axis.set_ylabel("block", color=INK)
-        bar = figure.colorbar(mesh, ax=axes[1, column], orientation="horizontal", aspect=40, pad=0.02)
+        bar = figure.colorbar(shown, ax=axes[1, column], orientation="horizontal", aspect=40, pad=0.02)
         bar.set_label("keep probability p; white is the threshold τ", color=INK, fontsize=9)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, colors=FAINT)
@@ -84,33 +85,40 @@ def _decisions(axis: Any, route: Route, record: RunRecord) -> None:
     from matplotlib.colors import ListedColormap
 
     colors = [SKIPPED_COLOR, REUSED_COLOR, *width_colors(record.config["elastic"]["width_ratios"])]
-    _mesh(axis, route.decisions, record, cmap=ListedColormap(colors), vmin=-0.5, vmax=len(colors) - 0.5)
+    kinds = list(record.results["model"]["blocks"].values())
+    mesh(axis, route.decisions, kinds, cmap=ListedColormap(colors), vmin=-0.5, vmax=len(colors) - 0.5)
 
 
 def _probabilities(axis: Any, route: Route, tau: float) -> Any:
     from matplotlib.colors import TwoSlopeNorm
 
     norm = TwoSlopeNorm(min(max(tau, 0.01), 0.99), 0, 1)
-    return _mesh(axis, route.keep_prob, None, cmap="RdBu_r", norm=norm)
+    return mesh(axis, route.keep_prob, cmap="RdBu_r", norm=norm)
 
 
-def _mesh(axis: Any, values: Any, record: RunRecord | None, **style: Any) -> Any:
-    """(S, L) values with a cell each, steps to the right and blocks downwards."""
+def mesh(axis: Any, values: Any, kinds: Sequence[int] = (), **style: Any) -> Any:
+    """(S, L) values with a cell each, steps to the right and blocks downwards.
+
+    Args:
+        axis: what to draw on.
+        values: (S, L).
+        kinds: how many blocks there are of each kind, for a line where one ends and the next begins.
+        style: of `pcolormesh`.
+    """
     from matplotlib.ticker import MaxNLocator
 
     steps, blocks = values.shape
     edges = np.arange(steps + 1) + 0.5, np.arange(blocks + 1) + 0.5
-    mesh = axis.pcolormesh(*edges, values.T, edgecolors="white", linewidth=0.4, **style)
+    drawn = axis.pcolormesh(*edges, values.T, edgecolors="white", linewidth=0.4, **style)
     axis.set_ylim(blocks + 0.5, 0.5)
     for ticks in (axis.xaxis, axis.yaxis):
         ticks.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axis.tick_params(length=0, labelsize=8, colors=FAINT)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    if record is not None:  # a line where one kind of block ends and the next begins
-        for end in np.cumsum(list(record.results["model"]["blocks"].values()))[:-1]:
-            axis.axhline(end + 0.5, color=INK, linewidth=0.8)
-    return mesh
+    for end in np.cumsum(kinds)[:-1]:
+        axis.axhline(end + 0.5, color=INK, linewidth=0.8)
+    return drawn
 
 
 def _legend(figure: Any, record: RunRecord) -> None:

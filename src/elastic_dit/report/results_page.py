@@ -1,4 +1,4 @@
-"""One HTML page from records of quality: `evaluate`, `ablate` and `judge`; it needs no network."""
+"""One HTML page from records of quality: `evaluate`, `ablate`, `judge`, `study`; it needs no network."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,22 @@ from elastic_dit.report.evaluation_tables import loss_tables
 from elastic_dit.report.judge_plots import contest_plot
 from elastic_dit.report.judge_tables import contest_tables, truth_tables
 from elastic_dit.report.page import template
+from elastic_dit.report.study_plots import study_plot
+from elastic_dit.report.study_tables import STUDIES
 from elastic_dit.report.tables import Table
 
-KINDS = {"evaluate": loss_tables, "ablation": ablation_tables, "judge": contest_tables, "judge-train": truth_tables}
+KINDS = {
+    "evaluate": loss_tables,
+    "ablation": ablation_tables,
+    "judge": contest_tables,
+    "judge-train": truth_tables,
+} | STUDIES
 """The records that the page can show, and their tables."""
+STUDY_CAPTIONS = {
+    "study-blocks": "How much each block matters, by noise level.",
+    "study-routes": "What the routers decide, and whether compute follows difficulty.",
+    "study-cache": "Quality against compute over delta, over K, and without reuse; bars are 95% intervals.",
+}
 
 
 def results_page(records: Sequence[tuple[str, RunRecord]]) -> str:
@@ -38,4 +50,6 @@ def _figures(record: RunRecord) -> list[Figure]:
         return [Figure("recipes", ablation_plot(record), "Flow loss over dense, a dot for each seed.", narrow=True)]
     if record.kind == "evaluate":
         return [Figure("loss", loss_plot(record), "Flow loss over dense against compute.", narrow=True)]
+    if record.kind in STUDIES:
+        return [Figure(record.kind, study_plot(record), STUDY_CAPTIONS[record.kind])]
     return []
