@@ -46,6 +46,8 @@ def recipes(tmp_path: Path) -> Path:
 def test_every_recipe_has_every_seed_once(run: Run, recipes: Path, tmp_path: Path) -> None:
     trained = run("ablate", recipes, "--seeds", "1", "--recipe", "plain", "--train-only")
     assert trained.code == 0, trained.err
+    scored = run("ablate", recipes, "--score-only", "--samples", 4)
+    assert scored.code == 0 and "plain" in scored.out and "noisy" not in scored.out
     files = ("--json", tmp_path / "a.json", "--markdown", tmp_path / "a.md", "--plot", tmp_path / "a.png")
     outcome = run("ablate", recipes, "--seeds", "1", "--samples", 4, *files)
     assert outcome.code == 0, outcome.err
@@ -66,5 +68,6 @@ def test_bad_input(run: Run, recipes: Path, tmp_path: Path) -> None:
     assert_refused(run("ablate", tmp_path / "none.yaml"), "none.yaml")
     assert_refused(run("ablate", recipes, "--seeds", "one"), "--seeds", "one")
     assert_refused(run("ablate", recipes, "--recipe", "nosiy"), "nosiy", "noisy")
+    assert_refused(run("ablate", recipes, "--score-only"), "no run")
     recipes.write_text(recipes.read_text().replace("about: noise", "abuot: noise"))
     assert_refused(run("ablate", recipes), "abuot")

@@ -9,7 +9,9 @@ def test_runs_are_paired_by_seed_and_sample() -> None:
     dense = random.random(200)
     luck = random.normal(0, 0.3, (3, 200))  # of a seed on a sample, shared by both recipes
     losses = [*(dense + 0.1 + luck), *(dense + 0.15 + luck)]
-    first, second = compare_recipes({"a": [0, 1, 2], "b": [3, 4, 5]}, losses, dense, [0.5, 0.5, 0.5, 0.4, 0.5, 0.6])
+    first, second = compare_recipes(
+        {"a": {0: 0, 1: 1, 2: 2}, "b": {0: 3, 1: 4, 2: 5}}, losses, dense, [0.5, 0.5, 0.5, 0.4, 0.5, 0.6]
+    )
     assert first["excess"] == pytest.approx(0.1 + luck.mean())
     assert second["excess_by_run"] == pytest.approx((0.15 + luck.mean(axis=1)).tolist())
     assert second["difference"] == pytest.approx(0.05)
@@ -19,11 +21,11 @@ def test_runs_are_paired_by_seed_and_sample() -> None:
     assert second["flops_share"] == pytest.approx(0.5)
 
 
-def test_a_recipe_with_fewer_seeds_is_compared_on_those() -> None:
+def test_a_recipe_is_compared_on_the_seeds_it_has() -> None:
     dense = np.zeros(4)
     losses = [np.full(4, value) for value in (1.0, 2.0, 5.0)]
-    _, second = compare_recipes({"a": [0, 1], "b": [2]}, losses, dense, [1.0] * 3)
-    assert second["difference"] == 4.0
+    _, second = compare_recipes({"a": {0: 0, 1: 1}, "b": {1: 2}}, losses, dense, [1.0] * 3)
+    assert second["difference"] == 3.0
 
 
 def test_the_interval_knows_seeds_and_samples() -> None:

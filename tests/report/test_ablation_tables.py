@@ -12,7 +12,7 @@ def record() -> RunRecord:
     random = np.random.default_rng(0)
     dense = random.random(40)
     losses = [dense + 0.2, dense + 0.22, dense + 0.1]
-    rows = compare_recipes({"static": [0, 1], "noisy": [2]}, losses, dense, [0.5, 0.52, 0.6])
+    rows = compare_recipes({"static": {0: 0, 1: 1}, "noisy": {0: 2}}, losses, dense, [0.5, 0.52, 0.6])
     recipes = {"static": {"about": "no routers", "set": {"elastic": None}}, "noisy": {"about": "noise", "set": {}}}
     return RunRecord(
         kind="ablation",

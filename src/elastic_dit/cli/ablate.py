@@ -23,6 +23,7 @@ def ablate(
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 32,
     processes: Annotated[int, typer.Option(min=1, help="Processes of a training run.")] = 1,
     train_only: Annotated[bool, typer.Option("--train-only", help="Train, and score another time.")] = False,
+    score_only: Annotated[bool, typer.Option("--score-only", help="Score the runs that are done, train none.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write loss by recipe as a PNG.")] = None,
@@ -50,6 +51,13 @@ def ablate(
     recipes = Recipes.read(file)
     names, numbers = only or list(recipes.recipes), _seeds(seeds)
     stages = {(name, seed): recipes.stage(name, seed) for name in names for seed in numbers}
+    if score_only:
+        stages = {run: stage for run, stage in stages.items() if stage.done}
+        names = [name for name in names if any(run[0] == name for run in stages)]
+        if names[:1] != (only or list(recipes.recipes))[:1]:
+            raise ConfigError(
+                f"no run of the first recipe is done in {recipes.output}; the others are compared with it"
+            )
     order = sorted(stages, key=lambda run: numbers.index(run[1]))  # a first look at all recipes before the next seed
     for number, (name, seed) in enumerate(order, start=1):
         stage = stages[name, seed]
@@ -80,7 +88,7 @@ def ablate(
         )
     dense, *rows = record.results["rows"]
     losses = [np.array(values) for values in list(record.samples.values())[1:]]
-    runs = {name: [index for index, run in enumerate(adapters) if run[0] == name] for name in names}
+    runs = {name: {run[1]: index for index, run in enumerate(adapters) if run[0] == name} for name in names}
     compared = compare_recipes(runs, losses, np.array(record.samples["dense_loss"]), [r["flops_share"] for r in rows])
     record.kind = "ablation"
     record.config |= {"about": recipes.about, "recipes": recipes.model_dump(mode="json"), "seeds": numbers}

@@ -12,27 +12,27 @@ from elastic_dit.evaluation.variants import RESAMPLES, Array
 
 
 def compare_recipes(
-    runs: Mapping[str, Sequence[int]], losses: Sequence[Array], dense: Array, shares: Sequence[float]
+    runs: Mapping[str, Mapping[int, int]], losses: Sequence[Array], dense: Array, shares: Sequence[float]
 ) -> list[dict[str, Any]]:
     """A row for each recipe: what its runs lose to the dense model, and to the first recipe.
 
     Args:
-        runs: for each recipe, its runs as indices into the other two; seeds in the same order for all.
+        runs: for each recipe, its seeds, and the place of each one's run in the other two.
         losses: of each run, by sample (N,), the same samples for all.
         dense: of the dense model, (N,).
         shares: FLOPs that each run spent, of dense.
     """
-    reference = np.stack([losses[index] for index in next(iter(runs.values()))])  # (R, N)
+    reference = next(iter(runs.values()))
     rows: list[dict[str, Any]] = []
-    for name, indices in runs.items():
-        own = np.stack([losses[index] for index in indices])  # (R, N)
-        common = min(len(own), len(reference))
-        apart = own[:common] - reference[:common]
+    for name, places in runs.items():
+        own = np.stack([losses[index] for index in places.values()])  # (R, N)
+        shared = [seed for seed in places if seed in reference]
+        apart = np.stack([losses[places[seed]] - losses[reference[seed]] for seed in shared])
         rows.append(
             {
                 "name": name,
-                "runs": list(indices),
-                "flops_share": float(np.mean([shares[index] for index in indices])),
+                "seeds": list(places),
+                "flops_share": float(np.mean([shares[index] for index in places.values()])),
                 "excess": float((own - dense).mean()),
                 "excess_by_run": (own - dense).mean(axis=1).tolist(),
                 "excess_interval": two_level_interval(own - dense),

@@ -22,7 +22,7 @@ def ablation_tables(record: RunRecord) -> list[Table]:
         [
             (
                 row["name"],
-                str(len(row["runs"])),
+                str(len(row["seeds"])),
                 f"{row['flops_share']:.1%}",
                 _signed(row["excess"], row["excess_interval"]),
                 " ".join(f"{value:.4f}" for value in row["excess_by_run"]),
@@ -55,7 +55,7 @@ def ablation_plot(record: RunRecord) -> bytes:
     for place, row in enumerate(rows):
         low, high = row["excess_interval"]
         axis.plot([low, high], [place, place], color=GREY, linewidth=5, solid_capstyle="round", zorder=1)
-        axis.plot(row["excess_by_run"], [place] * len(row["runs"]), "o", color=BLUE, markersize=4, zorder=2)
+        axis.plot(row["excess_by_run"], [place] * len(row["seeds"]), "o", color=BLUE, markersize=4, zorder=2)
         axis.plot(row["excess"], place, "|", color=INK, markersize=14, markeredgewidth=1.6, zorder=3)
     labels = [f"{row['name']}  {row['flops_share']:.0%}" for row in rows]
     axis.set_yticks(range(len(rows)), labels, fontsize=9, color=INK)
