@@ -33,7 +33,7 @@ def train(
     check: Annotated[list[Path], typer.Option(help="Folder of held-out scenes; may be given several times.")],
     output: Annotated[Path, typer.Option(help="Folder for the judge's weights.", show_default=False)],
     scenes: Annotated[int, typer.Option(min=64, help="Scenes to compose and train on.")] = 32_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of the detector over them.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of the detector over them.")] = 4,
     pairs: Annotated[int, typer.Option(min=16, help="Pairs for the caption regression.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the detector.")] = 0,
     json: Json = None,

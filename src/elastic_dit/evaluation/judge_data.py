@@ -15,14 +15,15 @@ from elastic_dit.training.data.sprites import EVERYDAY, Sprites
 SIZE = 64
 """Side of the images in pixels."""
 TASKS = {
-    "single_object": 0.15,
-    "two_object": 0.15,
+    "single_object": 0.1,
+    "two_object": 0.1,
     "counting": 0.1,
-    "colors": 0.3,
+    "colors": 0.15,
     "position": 0.1,
-    "color_attr": 0.2,
+    "color_attr": 0.45,
 }
-"""Share of each task: a thing in eight paints and three styles must be seen often to be known in all of them."""
+"""Share of each task: a thing in eight paints and three styles must be seen often to be known in all of them, also when
+it is small, as two things in one image are."""
 RESERVED = 0.25
 """Share of the scenes whose pairing is one that generators are not trained on; a judge must know it all the same."""
 
@@ -47,7 +48,7 @@ def compose_pictures(
         progress: see `Progress`.
     """
     rng = random.Random(f"judge/{seed}")
-    known = {key: sprite for key, sprite in sprites.items() if sprite.concept.label in EVERYDAY}
+    known = everyday(sprites)
     concepts = list({sprite.concept.code: sprite.concept for sprite in known.values()}.values())
     styles = tuple(sorted({style for _, style in known}))
     pools = [Pool(known, styles, concepts, reserved=reserved) for reserved in (False, True)]
@@ -64,6 +65,11 @@ def compose_pictures(
         made.scenes.append(scene)
         progress("scenes", number + 1, count)
     return made
+
+
+def everyday(sprites: Sprites) -> Sprites:
+    """Those of the everyday things."""
+    return {key: sprite for key, sprite in sprites.items() if sprite.concept.label in EVERYDAY}
 
 
 def read_pictures(folders: Sequence[str]) -> Pictures:

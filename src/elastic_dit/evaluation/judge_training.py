@@ -7,7 +7,8 @@ from typing import Any
 from elastic_dit.evaluation.detector_training import train_detector
 from elastic_dit.evaluation.image_features import CaptionRegression, EfficientNetLite0, features_of
 from elastic_dit.evaluation.judge import DETECTOR, REGRESSION, Judge, Tools, sentence_vectors
-from elastic_dit.evaluation.judge_data import SIZE, compose_pictures, read_pictures
+from elastic_dit.evaluation.judge_data import SIZE, compose_pictures, everyday, read_pictures
+from elastic_dit.evaluation.natural_colors import natural_colors
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.records import Environment, RunRecord
@@ -41,7 +42,8 @@ def train_judge(
     """
     sprites = load_sources(sources, max_side=2 * SIZE)
     images, captions, scenes = compose_pictures(sprites, count, seed, progress)
-    detector = train_detector(images, scenes, epochs=epochs, seed=seed, progress=progress)
+    natural = natural_colors(everyday(sprites))
+    detector = train_detector(images, scenes, natural, epochs=epochs, seed=seed, progress=progress)
     detector.save(output / DETECTOR)
     features = features_of(EfficientNetLite0(), images[:pairs], progress)
     CaptionRegression.fit(features, sentence_vectors(captions[:pairs])).save(output / REGRESSION)
@@ -51,7 +53,11 @@ def train_judge(
         command=command,
         environment=Environment.here(),
         config={"scenes": count, "check": list(check), "epochs": epochs, "pairs": len(features), "seed": seed},
-        results=_truth(tools, check, progress) | {"labels": list(detector.labels)},
+        results=_truth(tools, check, progress)
+        | {
+            "labels": list(detector.labels),
+            "natural_colors": [[*key, color] for key, color in sorted(natural.items())],
+        },
     )
 
 

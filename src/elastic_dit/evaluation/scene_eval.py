@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
     label: str
     color: str | None
-    """The paint; None: as it is."""
+    """The paint, or that which the thing is like as it is (a star is yellow); None: like no paint."""
     style: str
     box: tuple[float, float, float, float]
     """Left, top, right, bottom as fractions of the frame."""

@@ -26,7 +26,7 @@ SIZE = 64
 CELLS = 8
 """Cells on a side."""
 COLORS = (None, *TINTS)
-"""As it is, or repainted."""
+"""Of a paint's colour, or of none's; see `natural_colors`."""
 THRESHOLD = 0.3
 """Least height of a peak (GenEval's detector's)."""
 
@@ -71,12 +71,13 @@ class SpriteDetector(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Sequence[Image.Image], batch: int = 64) -> list[list[Found]]:
-        """What each image shows; images of another size are scaled."""
+        """What each image shows, by the mean over it and its mirror image; images of another size are scaled."""
         self.eval()
         device = next(self.parameters()).device
         found: list[list[Found]] = []
         for start in range(0, len(images), batch):
-            maps = self(pixels_of(images[start : start + batch]).to(device))
+            pixels = pixels_of(images[start : start + batch]).to(device)
+            maps = Maps(*((a + b) / 2 for a, b in zip(self(pixels), mirrored(self(pixels.flip(-1))), strict=True)))
             found += [list(self._peaks(Maps(*(each[index].cpu() for each in maps)))) for index in range(len(maps.heat))]
         return found
 
@@ -121,6 +122,12 @@ class SpriteDetector(nn.Module):
                 f"{file} holds no sprite detector ({error}); expected a file that `elastic-dit judge train` wrote"
             ) from error
         return detector.eval()
+
+
+def mirrored(maps: Maps) -> Maps:
+    """The maps of mirror images, as those of the images."""
+    heat, color, style, box = (each.flip(-1) for each in maps)
+    return Maps(heat, color, style, torch.cat([1 - box[:, :1], box[:, 1:]], dim=1))  # the place within a cell
 
 
 def bytes_of(images: Sequence[Image.Image]) -> Tensor:
