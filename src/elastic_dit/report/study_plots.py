@@ -167,7 +167,7 @@ def _difficulty(figure: Any, record: RunRecord) -> None:
     right.xaxis.set_minor_formatter(NullFormatter())
     right.set_xlabel("flow loss of the dense model on the same forward", color=INK, fontsize=9)
     right.set_ylabel("FLOPs of the forward, share of dense", color=INK, fontsize=9)
-    right.set_title(f"one forward, within noise levels: {_rho(results['forwards']['loss'])}", fontsize=10, color=INK)
+    right.set_title(f"within noise levels: {_rho(results['forwards']['loss'])}", fontsize=10, color=INK)
     right.legend(frameon=False, fontsize=8, labelcolor=INK, handletextpad=0.1)
     for axis in (left, right):
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
