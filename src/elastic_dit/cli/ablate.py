@@ -45,6 +45,7 @@ def ablate(
         if plot:
             import matplotlib  # noqa: F401
     import numpy as np
+    import torch
 
     from elastic_dit.report.ablation_tables import ablation_markdown, ablation_plot, ablation_tables
 
@@ -73,7 +74,7 @@ def ablate(
     adapters = {run: str(stage.makes.parent) for run, stage in stages.items()}
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        family = family_of(load_quietly(config.model, "float32", "cpu"))
+        family = family_of(load_quietly(config.model, torch.float32, torch.device("cpu")))
         source = config.data.model_copy(update={"limit": samples})
         record = judge(
             family,

@@ -6,7 +6,7 @@ B batch, L blocks, S number of widths.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,10 +50,12 @@ def _watch(elastic: ElasticModel, batches: Sequence[tuple[dict[str, Any], NoisyB
     """What each router is called with while the model runs dense, and the noise levels (B,)."""
     seen: list[list[Seen]] = [[] for _ in elastic.routers]
     sigma: list[Tensor] = []
-    handles = [
-        router.register_forward_pre_hook(lambda _, inputs, own=own: own.append(inputs))
-        for router, own in zip(elastic.routers, seen, strict=True)
-    ]
+
+    def watch(own: list[Seen]) -> Callable[[nn.Module, Seen], None]:
+        return lambda router, called_with: own.append(called_with)
+
+    pairs = zip(elastic.routers, seen, strict=True)
+    handles = [router.register_forward_pre_hook(watch(own)) for router, own in pairs]
     elastic.force(Plan.static([1.0] * len(seen)), routed=True)
     try:
         with torch.no_grad():
