@@ -60,7 +60,8 @@ def routes_plot(record: RunRecord) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 14.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(2.6, 1))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.6, 1))
+    above, below = parts
     axes = above.subplots(2, 3, sharex=True, sharey=True)
     run = record.results["runs"][0]
     rows = {
