@@ -66,10 +66,11 @@ def study_blocks(
         for number, sigma in enumerate(levels):
             inputs = [arguments for arguments, _ in pairs.at(sigma)]
             dense = _predict(elastic, inputs, (1.0,) * blocks)
-            for name, width in CHANGES.items():
+            for turn, (name, width) in enumerate(CHANGES.items()):
                 errors: list[Array] = []
                 for block in range(blocks):
-                    progress(f"noise level {sigma:g}", number * blocks + block, len(levels) * blocks)
+                    done = (number * len(CHANGES) + turn) * blocks + block
+                    progress(f"noise level {sigma:g}", done, len(levels) * len(CHANGES) * blocks)
                     route = [width if index == block else 1.0 for index in range(blocks)]
                     errors.append(_change(_predict(elastic, inputs, route), dense))
                 found[name].append(np.stack(errors))

@@ -15,6 +15,8 @@ from elastic_dit.report.study_tables import curve_name
 Map = npt.NDArray[np.float64]
 EMPTY = "#c9ced6"
 """Where there is nothing to show: no sample ran there."""
+SIDES = {"delta": ((-1, 1), (-1, 1)), "max_reuse": ((1, 1), (-1, -1)), "skip": ((1, -1), (-1, -1))}
+"""Right and up of a curve's first and last point, where its name stands: off the curves."""
 
 
 def study_plot(record: RunRecord) -> bytes:
@@ -64,7 +66,7 @@ def routes_plot(record: RunRecord) -> bytes:
     run = record.results["runs"][0]
     rows = {
         "open": ("share of images that open the block", {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0}),
-        "width": ("mean MLP width where it ran", {"cmap": "Purples", "vmin": 0.0, "vmax": 1.0}),
+        "width": ("mean MLP width where it ran; grey: nowhere", {"cmap": "Purples", "vmin": 0.0, "vmax": 1.0}),
     }
     for row, (name, (label, style)) in enumerate(rows.items()):
         easy, hard = (np.array(run[group][name], dtype=float) for group in ("easy", "hard"))  # (S, L)
@@ -96,12 +98,14 @@ def cache_plot(record: RunRecord) -> bytes:
             axis.errorbar(
                 shares, values, yerr=np.maximum(spread, 0), label=curve_name(curve, rows, record.config), **style
             )
-            for row in (own[0], own[-1]) if len(own) > 1 else own:
-                _name_point(axis, row, key, f"{symbols[curve]} = {row['value']:g}", COLORS[index], above=index == 0)
+            for row in {id(row): row for row in (own[0], own[-1])}.values():
+                if curve != "skip" or row["value"]:  # nothing is skipped: the first curve names that point
+                    text = f"{symbols[curve]} = {row['value']:g}"
+                    _name_point(axis, row, key, text, COLORS[index], SIDES[curve][row is own[-1]])
     left.set_ylabel("PSNR to the dense images, dB", color=INK, fontsize=9)
     right.set_ylabel("SSIM to the dense images", color=INK, fontsize=9)
     for axis in (left, right):
-        axis.margins(x=0.12, y=0.14)
+        axis.margins(x=0.17, y=0.14)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.set_xlabel("FLOPs spent, share of the dense blocks'", color=INK, fontsize=9)
         bare(axis)
@@ -156,7 +160,7 @@ def _difficulty(figure: Any, record: RunRecord) -> None:
     left.plot(asked + beside, samples["no_reuse_flops_share"], "o", markersize=4, alpha=0.6, color=COLORS[0], mew=0)
     left.set_xlabel("what the prompt asks for: objects and attributes", color=INK, fontsize=9)
     left.set_ylabel("FLOPs of the image, share of dense", color=INK, fontsize=9)
-    left.set_title(f"whole images: {_rho(run['correlation'])}", fontsize=10, color=INK)
+    left.set_title(f"whole image: {_rho(run['correlation'])}", fontsize=10, color=INK)
     levels = record.config["levels"]
     for color, level in zip(colormaps["viridis"](np.linspace(0, 0.9, len(levels))), levels, strict=True):
         loss, share = (samples[f"sigma_{level:g}_{name}"] for name in ("dense_loss", "flops_share"))
@@ -166,6 +170,7 @@ def _difficulty(figure: Any, record: RunRecord) -> None:
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     right.xaxis.set_minor_formatter(NullFormatter())
+    right.tick_params(which="minor", length=0)
     right.set_xlabel("flow loss of the dense model on the same forward", color=INK, fontsize=9)
     right.set_ylabel("FLOPs of the forward, share of dense", color=INK, fontsize=9)
     right.set_title(f"within noise levels: {_rho(results['forwards']['loss'])}", fontsize=10, color=INK)
@@ -181,14 +186,16 @@ def _rho(found: dict[str, Any]) -> str:
     return f"rank correlation {found['value']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def _name_point(axis: Any, row: dict[str, Any], key: str, text: str, color: str, *, above: bool) -> None:
+def _name_point(axis: Any, row: dict[str, Any], key: str, text: str, color: str, side: tuple[int, int]) -> None:
+    """Name a point to its left or right, above or below."""
+    horizontal, vertical = side
     axis.annotate(
         text,
         (row["flops_share"], row[key]),
-        (-6, 6) if above else (6, -6),
+        (6 * horizontal, 6 * vertical),
         textcoords="offset points",
-        ha="right" if above else "left",
-        va="bottom" if above else "top",
+        ha="left" if horizontal > 0 else "right",
+        va="bottom" if vertical > 0 else "top",
         fontsize=8,
         color=color,
     )
