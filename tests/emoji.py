@@ -13,6 +13,9 @@ STEPS = 5
 ROUTES = ("2.4", "2.~", "2.~", "2.~", "2.4")
 """What the three blocks do in five steps: run at the second width; skip; run, be reused three times, run."""
 
+EVERYDAY_SPRITES = ("banana", "red apple", "balloon", "cat face", "dog face", "red heart")
+"""Everyday concepts among tests/data/sprites, which also has a racing car and a school."""
+
 
 def save_pair(folder: Path) -> tuple[Path, Path]:
     """Write the pipeline and the adapter; returns their folders."""

@@ -7,7 +7,7 @@ from elastic_dit.evaluation.held_out import HeldOut, read_held_out
 from elastic_dit.models.loading import load_pipeline
 from elastic_dit.training.data.prepare import prepare
 from elastic_dit.training.families.base import Family, family_of
-from emoji import save_pair
+from emoji import EVERYDAY_SPRITES, save_pair
 
 SPRITES = Path(__file__).parent / "data" / "sprites"
 SIZE = 16
@@ -22,7 +22,7 @@ class Subject(NamedTuple):
 
 def scenes_folder(folder: Path) -> Path:
     """Held-out scenes of all six tasks."""
-    prepare(folder, SPRITES, size=SIZE, scenes=60, variants=1, everyday=True)
+    prepare(folder, SPRITES, size=SIZE, scenes=60, variants=1, concepts=EVERYDAY_SPRITES)
     return folder / "val"
 
 

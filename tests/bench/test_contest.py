@@ -1,7 +1,8 @@
 """A contest of methods on one pipeline: who draws, what is kept, what is spent, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ import torch
 
 from elastic_dit import ElasticConfig, elasticize, load, restore
 from elastic_dit.bench.contest import Contest
-from elastic_dit.bench.entries import Entry, Wish, list_entries
+from elastic_dit.bench.entries import Entry, Wish, list_rows
+from elastic_dit.bench.judged import run_contest
 from elastic_dit.errors import ConfigError, UnknownNameError
+from elastic_dit.evaluation.judge import Scored
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.models.loading import load_pipeline
-from elastic_dit.training.data.scenes import Background, Scene
+from elastic_dit.report.judge_tables import contest_tables
+from elastic_dit.training.data.scenes import TAGS, Background, Scene
 from emoji import save_pair
 
 CAPTIONS = ("a dog", "a cat", "a red apple", "two bananas", "a heart")
@@ -125,8 +129,47 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     elastic = elasticize(pipe, ElasticConfig.of(router_hidden_size=8, budget_range=(0.4, 1.0)))
     many = str(elastic.save(tmp_path / "many"))
     one = str(folder / "adapter")
-    named = [(entry.adapter, entry.budget) for entry in list_entries([one, many], [0.3, 0.5, 1.0])]
-    assert named == [(None, None), (one, None), (many, 0.5), (many, 1.0)]
+    rows = list_rows([one, many, f"{tmp_path}/ma*"], [0.3, 0.5, 1.0])
+    named = [(run.adapter, run.budget) for row in rows for run in row.runs]
+    assert named == [(None, None), (one, None)] + 2 * [(many, 0.5), (many, 1.0)]
+    assert rows[-1].name == f"{tmp_path}/ma* at 1"
+    with pytest.raises(ConfigError, match="no adapter fits"):
+        list_rows([f"{tmp_path}/none*"], [])
+
+
+def test_several_trainings_are_one_row(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    elastic = elasticize(pipe, ElasticConfig.of(route=(1.0, 0, 1.0)))
+    for seed in range(2):
+        elastic.save(tmp_path / f"route-{seed}" / "adapter")
+    restore(pipe)
+    prompts = [prompt._replace(scene=replace(SCENE, tag=tag)) for prompt, tag in zip(PROMPTS, TAGS, strict=False)]
+    prompts.append(Prompt("a star", replace(SCENE, tag=TAGS[-1]), 9))
+    ours = contest(pipe, tmp_path / "images", prompts=prompts)
+    rows = list_rows([f"{tmp_path}/route-*/adapter"], [])
+    record = run_contest(ours, rows, cast(Any, Marks(prompts)))
+    dense, route = record.results["rows"]
+    assert len(dense["runs"]) == 1
+    assert [run["overall"] for run in route["runs"]] == [0.5, 0.25]
+    assert route["overall"] == 0.375
+    assert route["cost"]["flops_share"] == pytest.approx(route["runs"][0]["cost"]["flops_share"])
+    beside = record.results["beside_dense"][0]
+    assert beside["overall"] == pytest.approx(0.375 - 1)
+    assert beside["overall_interval"] == pytest.approx((0.25 - 1, 0.5 - 1))  # of the two runs: all images are alike
+    assert "route (2 runs)" in contest_tables(record)[0].rows[1]
+
+
+class Marks:
+    """A judge that gives the same mark to all images of a run: 1, then 1/2, then 1/4."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.captions, self.mark = [prompt.caption for prompt in prompts], 2.0
+
+    def __call__(self, images: list[Any], dense: list[Any] | None = None) -> Scored:
+        self.mark /= 2
+        tags = {f"scene_eval_{tag}": [self.mark] * 2 for tag in TAGS}
+        results = {"scene_eval": dict.fromkeys(TAGS, self.mark), "overall": self.mark, "overall_interval": (0.0, 1.0)}
+        results |= {"retrieval": {"R@1": 0.0, "R@5": 0.0}, "frechet": 1.0, "kernel": 1.0, "kernel_error": 0.1}
+        return Scored(results, tags | {"rank": [0] * len(images)})
 
 
 def test_wishes(pipe: Any, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from elastic_dit.records import RunRecord
 from elastic_dit.training.data.prepare import prepare
+from emoji import EVERYDAY_SPRITES
 from shell import Run, assert_refused
 
 SPRITES = Path(__file__).parents[1] / "data" / "sprites"
@@ -16,7 +18,7 @@ needs_network = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    prepare(folder, SPRITES, scenes=60, everyday=True)
+    prepare(folder, SPRITES, scenes=60, concepts=EVERYDAY_SPRITES)
     return folder
 
 
@@ -36,7 +38,7 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     files = ("--json", out / "run.json", "--markdown", out / "run.md", "--plot", out / "run.png")
     files = (*files, "--sheet", out / "sheet.png", "--threads", 1)
     models = ("--model", pair[0], "--adapter", pair[1], "--baseline", "fewer-steps=0.5", "--judge", judge)
-    size = ("--per-task", 2, "--steps", 2, "--batch", 6, "--repeats", 1)
+    size = ("--per-task", 2, "--steps", 2, "--resolution", 32, "--batch", 6, "--repeats", 1)
     command = ("judge", "images", data / "val", "--output", out, *models, *size, *files)
     outcome = run(*command)
     assert outcome.code == 0, outcome.err
@@ -48,7 +50,9 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert f"{dense['kernel']:.1f} ±" in (out / "run.md").read_text()
     for picture in ("run.png", "sheet.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
-    assert len(list(out.glob("*/*.png"))) == 3 * 12
+    drawn = list(out.glob("*/*.png"))
+    assert len(drawn) == 3 * 12 and Image.open(drawn[0]).size == (32, 32)
+    assert "32 pixels" in (out / "run.md").read_text()
     assert run(*command).code == 0  # nothing is drawn again
     again = RunRecord.read(out / "run.json")
     assert again.results == result.results

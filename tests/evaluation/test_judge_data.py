@@ -9,6 +9,7 @@ from elastic_dit.errors import DataError
 from elastic_dit.evaluation.judge_data import TASKS, Pictures, compose_pictures, read_pictures
 from elastic_dit.training.data.prepare import prepare
 from elastic_dit.training.data.sprites import EVERYDAY, Sprites, read_sprites
+from emoji import EVERYDAY_SPRITES
 
 SPRITES = Path(__file__).parents[1] / "data" / "sprites"
 
@@ -44,7 +45,7 @@ def test_a_seed_is_a_set(made: Pictures, sprites: Sprites) -> None:
 
 
 def test_pictures_of_folders(tmp_path: Path) -> None:
-    counts = prepare(tmp_path, SPRITES, scenes=8, everyday=True)
+    counts = prepare(tmp_path, SPRITES, scenes=8, concepts=EVERYDAY_SPRITES)
     read = read_pictures([str(tmp_path / "val"), str(tmp_path / "test")])
     assert len(read.images) == len(read.captions) == len(read.scenes) == counts["val"] + counts["test"]
     with pytest.raises(DataError, match="none"):

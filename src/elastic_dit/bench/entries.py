@@ -1,6 +1,7 @@
 """Ways to make images: the dense model, an adapter, an adapter at a budget, a baseline at a setting."""
 
 from collections.abc import Sequence
+from glob import glob
 from typing import NamedTuple
 
 from elastic_dit.baselines import baselines
@@ -17,6 +18,13 @@ class Entry(NamedTuple):
     budget: float | None = None
     baseline: str | None = None
     setting: float = 0.0
+
+
+class Row(NamedTuple):
+    """What is compared with others: one way, or several trainings of one recipe, which differ by their seed."""
+
+    name: str
+    runs: tuple[Entry, ...]
 
 
 class Wish(NamedTuple):
@@ -49,14 +57,23 @@ class Wish(NamedTuple):
         return cls(name, share=number) if sign == "@" else cls(name, setting=number)
 
 
-def list_entries(adapters: Sequence[str], budgets: Sequence[float]) -> list[Entry]:
-    """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is."""
-    entries = [Entry(DENSE)]
+def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
+    """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is.
+
+    An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them.
+
+    Raises:
+        ConfigError: a pattern that no folder fits.
+    """
+    rows = [Row(DENSE, (Entry(DENSE),))]
     for adapter in adapters:
-        limits = read(adapter).config.budget_range
+        folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
+        if not folders:
+            raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
+        limits = read(folders[0]).config.budget_range
         known = [budget for budget in budgets if limits[0] <= budget <= limits[1]] if limits else [None]
-        entries += [
-            Entry(adapter if budget is None else f"{adapter} at {budget:g}", adapter=adapter, budget=budget)
-            for budget in known
-        ]
-    return entries
+        for budget in known:
+            at = "" if budget is None else f" at {budget:g}"
+            runs = [Entry(folder + at, adapter=folder, budget=budget) for folder in folders]
+            rows.append(Row(adapter + at, tuple(runs)))
+    return rows

@@ -4,40 +4,38 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from elastic_dit.bench.contest import Contest
-from elastic_dit.bench.entries import Entry
+import numpy as np
+
+from elastic_dit.bench.contest import Contest, Cost
+from elastic_dit.bench.entries import Row
 from elastic_dit.bench.race import DENSE
 from elastic_dit.evaluation.flow_loss import EQUAL
-from elastic_dit.evaluation.judge import Judge, difference
+from elastic_dit.evaluation.judge import Judge, Scored, difference, together
 from elastic_dit.records import Environment, RunRecord
 
 
-def run_contest(contest: Contest, entries: Sequence[Entry], judge: Judge, command: str = "") -> RunRecord:
-    """The images, costs and scores of all entries, in their order; the first is the dense model.
+def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: str = "") -> RunRecord:
+    """The images, costs and scores of all rows, in their order; the first is the dense model.
 
     Args:
         contest: the pipeline and the prompts.
-        entries: see `list_entries`.
+        rows: see `list_rows`.
         judge: scores the same prompts.
         command: what makes the record again.
     """
-    assert entries[0].name == DENSE, "the first entry is what the others are compared with"
-    dense = contest.images(entries[0])
-    scored = [judge(contest.images(entry), dense if index else None) for index, entry in enumerate(entries)]
-    costs = [contest.cost(entry) for entry in entries]
-    rows = [
-        {"entry": entry._asdict(), "cost": cost._asdict()} | one.results
-        for entry, cost, one in zip(entries, costs, scored, strict=True)
+    assert rows[0].name == DENSE, "the first row is what the others are compared with"
+    dense = contest.images(rows[0].runs[0])
+    scored = [
+        [judge(contest.images(run), dense if index else None) for run in row.runs] for index, row in enumerate(rows)
     ]
+    costs = [[contest.cost(run) for run in row.runs] for row in rows]
+    results = [_row(*each) for each in zip(rows, costs, scored, strict=True)]
 
     def apart(first: int, second: int) -> dict[str, Any]:
         return {"first": first, "second": second} | difference(scored[first], scored[second])
 
-    near = [
-        (first, second)
-        for first, second in combinations(range(1, len(entries)), 2)
-        if abs(costs[first].flops_share - costs[second].flops_share) <= EQUAL
-    ]
+    shares = [row["cost"]["flops_share"] for row in results]
+    near = [pair for pair in combinations(range(1, len(rows)), 2) if abs(shares[pair[0]] - shares[pair[1]]) <= EQUAL]
     return RunRecord(
         kind="judge",
         command=command,
@@ -46,13 +44,30 @@ def run_contest(contest: Contest, entries: Sequence[Entry], judge: Judge, comman
         | {"images": len(contest.prompts), "captions": len(judge.captions), "batch": contest.batch}
         | {"repeats": contest.repeats},
         results={
-            "rows": rows,
-            "beside_dense": [apart(index, 0) for index in range(1, len(entries))],
+            "rows": results,
+            "beside_dense": [apart(index, 0) for index in range(1, len(rows))],
             "pairs": [apart(*pair) for pair in near],
         },
         samples={
-            f"{row.name}/{name}": values
-            for row, one in zip(entries, scored, strict=True)
+            f"{run.name}/{name}": values
+            for row, some in zip(rows, scored, strict=True)
+            for run, one in zip(row.runs, some, strict=True)
             for name, values in one.samples.items()
         },
     )
+
+
+def _row(row: Row, costs: Sequence[Cost], scored: Sequence[Scored]) -> dict[str, Any]:
+    """Means over the runs, and what each of them came to."""
+    share = float(np.mean([cost.flops_share for cost in costs]))
+    ratio = {
+        "median": float(np.median([cost.ratio["median"] for cost in costs])),
+        "min": min(cost.ratio["min"] for cost in costs),
+        "max": max(cost.ratio["max"] for cost in costs),
+    }
+    about = row.runs[0]._asdict() | {"name": row.name}
+    runs = [
+        {"name": run.name, "cost": cost._asdict()} | one.results
+        for run, cost, one in zip(row.runs, costs, scored, strict=True)
+    ]
+    return {"entry": about, "cost": {"flops_share": share, "ratio": ratio}} | together(scored) | {"runs": runs}

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from elastic_dit.cli.setup import needs_extra
+from elastic_dit.errors import ConfigError
 
 app = typer.Typer(help="Training data for the small model.", no_args_is_help=False)
 
@@ -32,11 +33,21 @@ def prepare(
             "--everyday", help="Only 42 everyday concepts of about 960, none held out: what the small model learns."
         ),
     ] = False,
+    concepts: Annotated[
+        str | None,
+        typer.Option(help='Only these concepts, none held out: "star, fish, house".', show_default="all"),
+    ] = None,
+    styles: Annotated[
+        str | None, typer.Option(help="Only these styles: 3d, noto, twemoji, with commas between.", show_default="all")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of every random choice.")] = 0,
 ) -> None:
     """Fetch free emoji graphics and write captioned images as WebDataset shards (train, val, test)."""
+    if everyday and concepts is not None:
+        raise ConfigError(f"got --everyday and --concepts {concepts!r}; expected one of them")
     with needs_extra("data prepare", "train"):
         from elastic_dit.training.data.prepare import prepare as write_shards
+        from elastic_dit.training.data.sprites import EVERYDAY
 
         counts = write_shards(
             output,
@@ -44,7 +55,13 @@ def prepare(
             size=size,
             scenes=scenes,
             variants=variants,
-            everyday=everyday,
+            concepts=EVERYDAY if everyday else _words(concepts),
+            styles=_words(styles),
             seed=seed,
         )
     typer.echo(f"{output}: " + ", ".join(f"{number} {split}" for split, number in counts.items()))
+
+
+def _words(text: str | None) -> frozenset[str] | None:
+    """Those between the commas."""
+    return None if text is None else frozenset(word.strip() for word in text.split(",") if word.strip())

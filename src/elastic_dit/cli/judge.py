@@ -68,7 +68,13 @@ def images(
     model: Annotated[
         str | None, typer.Option(help="Dense pipeline, folder or Hub id.", show_default="the shipped model")
     ] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="Adapter; may be given several times.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Adapter; may be given several times. With a *, as 'runs/noise-*/adapter', it is one row: the "
+            "trainings of one recipe with several seeds."
+        ),
+    ] = None,
     budgets: Annotated[
         str, typer.Option(help="For adapters that know a range of budgets, with commas between.")
     ] = "0.5",
@@ -85,6 +91,9 @@ def images(
     per_task: Annotated[int, typer.Option(min=2, help="Images for each of the six tasks.")] = 170,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one pass a step.")] = 3.0,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images in pixels.", show_default="the model's")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 34,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of one image, each between two dense ones.")] = 7,
     json: Json = None,
@@ -103,12 +112,13 @@ def images(
         import torchmetrics  # noqa: F401
 
         from elastic_dit.bench.contest import Contest
-        from elastic_dit.bench.entries import Wish, list_entries
+        from elastic_dit.bench.entries import Row, Wish, list_rows
         from elastic_dit.bench.judged import run_contest
         from elastic_dit.evaluation.judge import Judge, Tools
         from elastic_dit.evaluation.judge_data import read_pictures
         from elastic_dit.evaluation.sampling import SampleSettings
         from elastic_dit.evaluation.scene_eval import choose_prompts
+        from elastic_dit.training.data.sources import square
     with needs_extra("judge images", "report"):
         import matplotlib  # noqa: F401
     from elastic_dit.cli.evaluate import shares
@@ -118,7 +128,7 @@ def images(
 
     if model is not None and not adapter and not baseline:
         raise ConfigError(f"--model {model} came alone; expected --adapter or --baseline, to compare it with")
-    entries = list_entries(adapter or [str(shipped_adapter())] * (not baseline), shares(budgets))
+    rows = list_rows(adapter or [str(shipped_adapter())] * (not baseline), shares(budgets))
     wishes = [Wish.read(text) for text in baseline or []]
     where = pick_device(device)
     if threads:
@@ -127,18 +137,20 @@ def images(
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         real, captions, scenes = read_pictures([str(folder) for folder in data])
+        if resolution is not None:  # FD and KD compare what is equally sharp
+            real = [square(image, resolution) for image in real]
         prompts = choose_prompts(zip(captions, scenes, strict=True), per_task)
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
-        settings = SampleSettings(steps=steps, guidance=guidance)
+        settings = SampleSettings(steps=steps, guidance=guidance, height=resolution, width=resolution)
         contest = Contest(pipe, prompts, settings, output, batch, repeats, bar.show)
-        entries += [contest.entry(wish) for wish in wishes]
-        record = run_contest(contest, entries, scorer, context.obj)
+        rows += [Row(entry.name, (entry,)) for entry in map(contest.entry, wishes)]
+        record = run_contest(contest, rows, scorer, context.obj)
     if plot is not None:
         write_bytes(plot, contest_plot(record))
     if sheet is not None:
         shown = list(range(0, len(prompts), max(1, per_task // 2)))
-        pictures = [[contest.images(entry)[index] for index in shown] for entry in entries]
+        pictures = [[contest.images(row.runs[0])[index] for index in shown] for row in rows]
         write_bytes(sheet, contest_sheet(record, [prompts[index].caption for index in shown], pictures))
     _leave(record, contest_tables(record), json, markdown)
 

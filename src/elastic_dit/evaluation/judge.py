@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from elastic_dit.evaluation.ablation import two_level_interval
 from elastic_dit.evaluation.fidelity import fidelity
 from elastic_dit.evaluation.image_features import (
     CaptionRegression,
@@ -110,41 +111,65 @@ class Judge:
         return Scored(results, samples)
 
 
+def together(scored: Sequence[Scored]) -> dict[str, Any]:
+    """The mean of all results over R runs of one recipe; SceneEval's interval is over runs and images."""
+    means = _mean([one.results for one in scored])
+    return means | {"overall_interval": overall_interval(_tasks(scored))}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {name: _mean([value[name] for value in values]) for name in values[0]}
+    return np.mean(values, axis=0).tolist()
+
+
 def overall(by_task: ByTask) -> float:
     """GenEval's: the mean over the six tasks."""
     return float(np.mean([np.mean(by_task[tag]) for tag in TAGS]))
 
 
 def overall_interval(by_task: ByTask, seed: int = 0) -> tuple[float, float]:
-    """The 95% interval of `overall`, by bootstrap over the images of each task.
+    """The 95% interval of `overall`, by bootstrap over the images of each task, and over the runs (R, N) if several.
 
     Given the differences of two models image by image, that of their difference.
     """
     random = np.random.default_rng(seed)
+    values = {tag: np.atleast_2d(np.asarray(by_task[tag], dtype=float)) for tag in TAGS}
+    runs = len(values[TAGS[0]])
+    drawn = random.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs  # (resamples, R): weights of the runs
     means: Array = np.zeros(RESAMPLES)
     for tag in TAGS:
-        values = np.asarray(by_task[tag], dtype=float)
-        means += values[random.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1) / len(TAGS)
+        count = values[tag].shape[1]
+        chosen = values[tag][:, random.integers(0, count, (RESAMPLES, count))].mean(axis=2)  # (R, resamples)
+        means += (drawn.T * chosen).sum(axis=0) / len(TAGS)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
-def difference(one: Scored, other: Scored) -> dict[str, Any]:
-    """SceneEval and R@5 of the first less the second's, image by image, with 95% intervals."""
+def difference(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Any]:
+    """SceneEval and R@5 of the first less the second's, image by image, with 95% intervals.
 
-    def tasks(scored: Scored) -> dict[str, Array]:
-        return {tag: np.array(scored.samples[f"scene_eval_{tag}"]) for tag in TAGS}
-
-    apart = {tag: mine - tasks(other)[tag] for tag, mine in tasks(one).items()}
-    hits = [(np.array(scored.samples["rank"]) < RECALLS[-1]).astype(float) for scored in (one, other)]
-    random = np.random.default_rng(0)
-    picked = random.integers(0, len(hits[0]), (RESAMPLES, len(hits[0])))
+    Args:
+        one: its runs.
+        other: its runs. Runs are paired in their order; fewer than the other has are taken again from the first on.
+    """
+    runs = max(len(one), len(other))
+    one, other = ([some[index % len(some)] for index in range(runs)] for some in (one, other))
+    theirs = _tasks(other)
+    apart = {tag: mine - theirs[tag] for tag, mine in _tasks(one).items()}
+    hits = [np.array([scored.samples["rank"] for scored in some]) < RECALLS[-1] for some in (one, other)]  # (R, N)
+    recall = hits[0].astype(float) - hits[1]
     return {
         "overall": overall(apart),
         "overall_interval": overall_interval(apart),
-        "recall": float((hits[0] - hits[1]).mean()),
-        "recall_interval": tuple(np.quantile((hits[0] - hits[1])[picked].mean(axis=1), (0.025, 0.975)).tolist()),
+        "recall": float(recall.mean()),
+        "recall_interval": two_level_interval(recall),
     }
+
+
+def _tasks(scored: Sequence[Scored]) -> dict[str, Array]:
+    """SceneEval's values by task, (R, N)."""
+    return {tag: np.array([one.samples[f"scene_eval_{tag}"] for one in scored]) for tag in TAGS}
 
 
 def sentence_vectors(texts: Sequence[str]) -> Tensor:

@@ -35,6 +35,8 @@ def contest_tables(record: RunRecord) -> list[Table]:
     """Quality against compute, SceneEval by task, and methods of nearly equal compute two by two."""
     rows, config = record.results["rows"], record.config
     steps = f"{config['steps']} steps, guidance {config['guidance']:g}"
+    if config.get("width"):
+        steps += f", {config['width']} pixels"
     scores = [
         (
             row_name(row),
@@ -56,9 +58,9 @@ def contest_tables(record: RunRecord) -> list[Table]:
             scores,
             "FLOPs: counted as executed, on a few images of all tasks, as a share of the dense model's. Speed-up: of "
             "the transformer for one image, beside dense runs just before and after (median, lowest–highest). "
-            "SceneEval: mean over six tasks, 95% interval by bootstrap over images. R@k: the image's own caption is "
-            f"among the k nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to real scenes "
-            "on EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
+            "SceneEval: mean over six tasks, 95% interval by bootstrap over images and runs. R@k: the image's own "
+            f"caption is among the k nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to "
+            "real scenes on EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
         ),
         Table("SceneEval by task", ("", *(label for _, label in _known(rows[0]))), tasks, where(record)),
         *_differences("Beside dense", record, record.results["beside_dense"]),
@@ -76,6 +78,9 @@ def row_name(row: dict[str, Any]) -> str:
     entry = row["entry"]
     if not entry["adapter"]:
         return entry["name"]
+    runs = len(row.get("runs", ()))
+    if runs > 1:
+        return f"{model_name(entry['name']).removesuffix('*').rstrip('-_')} ({runs} runs)"
     budget = "" if entry["budget"] is None else f" at {entry['budget']:g}"
     return model_name(entry["adapter"]) + budget
 
@@ -96,7 +101,10 @@ def _differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> 
         )
         for pair in pairs
     ]
-    note = "First less second, image by image, in points, with the 95% interval: above 0 the first is better."
+    note = (
+        "First less second, run by run and image by image, in points, with the 95% interval: above 0 the first is "
+        "better."
+    )
     return [Table(title, ("first", "second", "SceneEval", "R@5"), cells, note)]
 
 

@@ -43,6 +43,7 @@ from elastic_dit.training.data.sprites import (
     save_sprites,
     split_of,
 )
+from emoji import EVERYDAY_SPRITES
 
 FIXTURE = Path(__file__).parents[2] / "data" / "sprites"
 
@@ -266,8 +267,8 @@ def test_prepare_writes_shards_that_hold_what_they_say(tmp_path: Path) -> None:
     assert set(about["concepts"]["val"]) <= shown["val"] - shown["test"]
 
 
-def test_everyday_concepts_alone_and_none_held_out(tmp_path: Path) -> None:
-    counts = prepare(tmp_path, FIXTURE, size=32, scenes=8, variants=1, everyday=True)
+def test_chosen_concepts_alone_and_none_held_out(tmp_path: Path) -> None:
+    counts = prepare(tmp_path, FIXTURE, size=32, scenes=8, variants=1, concepts=EVERYDAY_SPRITES)
     about = json.loads((tmp_path / "dataset.json").read_text())
     known = {"banana", "red apple", "balloon", "cat", "dog", "red heart"}  # without racing car and school
     assert {split: set(found.values()) for split, found in about["concepts"].items()} == {
@@ -282,6 +283,23 @@ def test_everyday_concepts_alone_and_none_held_out(tmp_path: Path) -> None:
             if name.endswith(".json"):
                 novelty[split].add(json.loads(data)["novelty"])
     assert novelty == {"train": {"seen"}, "val": {"seen"}, "test": {"seen", "composition"}}
+
+
+def test_chosen_styles_alone(tmp_path: Path) -> None:
+    counts = prepare(tmp_path, FIXTURE, size=32, scenes=4, variants=1, concepts=EVERYDAY_SPRITES, styles=["twemoji"])
+    assert counts["train"] == 6 + 4
+    members = read_shards(tmp_path / "train")
+    scenes = [Scene.from_json(json.loads(data)) for name, data in members.items() if name.endswith("json")]
+    assert {item.style for scene in scenes for item in scene.objects} == {"twemoji"}
+    with pytest.raises(DataError, match="holds another data set"):
+        prepare(tmp_path, FIXTURE, size=32, scenes=4, variants=1, concepts=EVERYDAY_SPRITES)
+
+
+def test_unknown_concepts_and_styles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no concepts unicorn; expected some of: balloon, banana"):
+        prepare(tmp_path, FIXTURE, concepts=["banana", "unicorn"])
+    with pytest.raises(DataError, match="no styles at all; expected some of: 3d, noto, twemoji"):
+        prepare(tmp_path, FIXTURE, styles=[])
 
 
 def test_prepare_resumes_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

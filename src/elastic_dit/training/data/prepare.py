@@ -4,9 +4,10 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
@@ -16,7 +17,6 @@ from elastic_dit.training.data.emoji import fetch, load_emoji
 from elastic_dit.training.data.packages import PACKAGES, notice
 from elastic_dit.training.data.scenes import Scene, caption, render
 from elastic_dit.training.data.sprites import (
-    EVERYDAY,
     INDEX,
     SPLITS,
     Concept,
@@ -53,7 +53,8 @@ def prepare(
     size: int = 64,
     scenes: int = 24_000,
     variants: int = 4,
-    everyday: bool = False,
+    concepts: Collection[str] | None = None,
+    styles: Collection[str] | None = None,
     seed: int = 0,
 ) -> dict[Split, int]:
     """Write `output`/{train,val,test}/NNNNNN.tar, NOTICE.md and dataset.json.
@@ -67,36 +68,45 @@ def prepare(
         size: side of the images in px. Two of the three styles are drawn at 64 px: more is blurred.
         scenes: composed training scenes.
         variants: training images of each sprite alone.
-        everyday: only the concepts of `EVERYDAY`, which a small model learns in little time. None is
-            held out: val and test show them in other scenes, test in pairings that training never shows.
+        concepts: labels of the only concepts to show, which a small model learns in little time (`EVERYDAY`). None
+            is held out: val and test show them in other scenes, test in pairings that training never shows. None:
+            all there are, split into those of train, val and test.
+        styles: the only styles; None: all.
         seed: of the split and of every random choice.
 
     Returns:
         The number of samples in each split.
+
+    Raises:
+        DataError: sizes out of range, concepts or styles that are not there, or another data set in the folder.
     """
     if size < 16 or scenes < 0:
         raise DataError(f"got size={size} and scenes={scenes}; expected size >= 16, scenes >= 0")
     output, sources = Path(output), Path(sources)
     sprites = load_sources(sources, max_side=max(128, size))
-    concepts: dict[Split, list[Concept]] = {split: [] for split in SPLITS}
-    for concept in {sprite.concept.code: sprite.concept for sprite in sprites.values()}.values():
-        if not everyday:
-            concepts[split_of(concept, seed)].append(concept)
-        elif concept.label in EVERYDAY:
-            concepts["train"].append(concept)
-    jobs: dict[Split, list[Job]] = {
-        split: _list_jobs(split, concepts, sprites, scenes, variants, seed) for split in SPLITS
-    }
-    counts: dict[Split, int] = {split: len(work) for split, work in jobs.items()}
-    _describe(output, counts, concepts, size=size, scenes=scenes, variants=variants, seed=seed)
+    if styles is not None:
+        _refuse_unknown("styles", styles, {style for _, style in sprites})
+        sprites = {key: sprite for key, sprite in sprites.items() if sprite.style in styles}
+    found = list({sprite.concept.code: sprite.concept for sprite in sprites.values()}.values())
+    split: dict[Split, list[Concept]] = {name: [] for name in SPLITS}
+    if concepts is None:
+        for concept in found:
+            split[split_of(concept, seed)].append(concept)
+    else:
+        _refuse_unknown("concepts", concepts, {concept.label for concept in found})
+        split["train"] = [concept for concept in found if concept.label in concepts]
+    jobs: dict[Split, list[Job]] = {name: _list_jobs(name, split, sprites, scenes, variants, seed) for name in SPLITS}
+    counts: dict[Split, int] = {name: len(work) for name, work in jobs.items()}
+    chosen = {"styles": sorted(styles)} if styles is not None else {}
+    _describe(output, counts, split, size=size, scenes=scenes, variants=variants, seed=seed, **chosen)
     with Progress() as progress:
-        for split, work in jobs.items():
-            task = progress.add_task(split, total=len(work))
+        for name, work in jobs.items():
+            task = progress.add_task(name, total=len(work))
             for index in range(0, len(work), SHARD):
-                path = output / split / f"{index // SHARD:06d}.tar"
+                path = output / name / f"{index // SHARD:06d}.tar"
                 part = work[index : index + SHARD]
                 if not path.exists():
-                    rng = random.Random(f"{seed}/{split}/{index // SHARD}")
+                    rng = random.Random(f"{seed}/{name}/{index // SHARD}")
                     _write_shard(path, _samples(part, index, size, rng))
                 progress.advance(task, len(part))
     return counts
@@ -108,6 +118,12 @@ def load_sources(sources: Path, max_side: int) -> Sprites:
         return read_sprites(sources)
     fetch(sources)
     return load_emoji(sources, max_side=max_side)
+
+
+def _refuse_unknown(what: str, asked: Collection[str], known: Collection[str]) -> None:
+    unknown = sorted(set(asked) - set(known))
+    if unknown or not asked:
+        raise DataError(f"no {what} {', '.join(unknown) or 'at all'}; expected some of: {', '.join(sorted(known))}")
 
 
 def _list_jobs(
@@ -166,19 +182,12 @@ def _describe(
     output: Path,
     counts: dict[Split, int],
     concepts: dict[Split, list[Concept]],
-    *,
-    size: int,
-    scenes: int,
-    variants: int,
-    seed: int,
+    **settings: Any,
 ) -> None:
     """Write dataset.json and NOTICE.md; refuse to mix two different data sets in one folder."""
     about = {
         "format": FORMAT,
-        "size": size,
-        "scenes": scenes,
-        "variants": variants,
-        "seed": seed,
+        **settings,
         "samples": counts,
         "samples_per_shard": SHARD,
         "versions": {package.name: package.version for package in PACKAGES},
@@ -188,8 +197,9 @@ def _describe(
     text = json.dumps(about, ensure_ascii=False, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise DataError(
-            f"{output} holds another data set than the one asked for (size={size}, "
-            f"scenes={scenes}, seed={seed}); choose another folder, or delete this one"
+            f"{output} holds another data set than the one asked for "
+            f"({', '.join(f'{name}={value}' for name, value in settings.items())}); "
+            "choose another folder, or delete this one"
         )
     output.mkdir(parents=True, exist_ok=True)
     (output / "NOTICE.md").write_text(notice(), encoding="utf-8")
