@@ -45,6 +45,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
         | {"repeats": contest.repeats},
         results={
             "rows": results,
+            "truth": judge.truth(),
             "beside_dense": [apart(index, 0) for index in range(1, len(rows))],
             "pairs": [apart(*pair) for pair in near],
         },

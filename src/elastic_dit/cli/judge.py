@@ -136,10 +136,10 @@ def images(
     quiet_libraries()
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        real, captions, scenes = read_pictures([str(folder) for folder in data])
+        real = read_pictures([str(folder) for folder in data])
         if resolution is not None:  # FD and KD compare what is equally sharp
-            real = [square(image, resolution) for image in real]
-        prompts = choose_prompts(zip(captions, scenes, strict=True), per_task)
+            real = real._replace(images=[square(image, resolution) for image in real.images])
+        prompts = choose_prompts(zip(real.captions, real.scenes, strict=True), per_task)
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         settings = SampleSettings(steps=steps, guidance=guidance, height=resolution, width=resolution)

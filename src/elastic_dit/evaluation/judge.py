@@ -20,6 +20,7 @@ from elastic_dit.evaluation.image_features import (
     features_of,
 )
 from elastic_dit.evaluation.images import ENDLESS
+from elastic_dit.evaluation.judge_data import Pictures
 from elastic_dit.evaluation.scene_eval import Prompt, judge_scenes
 from elastic_dit.evaluation.sprite_detector import SpriteDetector
 from elastic_dit.evaluation.variants import RESAMPLES, Array, Progress
@@ -68,7 +69,7 @@ class Judge:
     Args:
         tools: what scores.
         prompts: N prompts.
-        real: real images of such scenes.
+        real: real images of such scenes, of the same size.
         progress: see `Progress`.
     """
 
@@ -76,14 +77,20 @@ class Judge:
         self,
         tools: Tools,
         prompts: Sequence[Prompt],
-        real: Sequence[Image.Image],
+        real: Pictures,
         progress: Progress = lambda label, done, total: None,
     ) -> None:
         self.tools, self.prompts, self.progress = tools, prompts, progress
-        self.real = features_of(tools.network, real, progress)
+        self.pictures, self.real = real, features_of(tools.network, real.images, progress)
         self.captions = list(dict.fromkeys(prompt.caption for prompt in prompts))
         self.sentences = sentence_vectors(self.captions)
         self.own = [self.captions.index(prompt.caption) for prompt in prompts]
+
+    def truth(self) -> dict[str, float]:
+        """SceneEval of the real images by task: what a perfect model would have."""
+        images, captions, scenes = self.pictures
+        prompts = [Prompt(caption, scene, 0) for caption, scene in zip(captions, scenes, strict=True)]
+        return _by_task(judge_scenes(prompts, self.tools.detector.detect(images)))
 
     def __call__(self, images: Sequence[Image.Image], dense: Sequence[Image.Image] | None = None) -> Scored:
         """Score N images, one a prompt.
@@ -96,7 +103,7 @@ class Judge:
         features = features_of(self.tools.network, images, self.progress)
         ranks = caption_ranks(self.tools.regression(features), self.own, self.sentences)
         results: dict[str, Any] = {
-            "scene_eval": {tag: float(np.mean(values)) for tag, values in by_task.items() if values},
+            "scene_eval": _by_task(by_task),
             "overall": overall(by_task),
             "overall_interval": overall_interval(by_task),
             "retrieval": {f"R@{k}": float((ranks < k).mean()) for k in RECALLS},
@@ -121,6 +128,10 @@ def _mean(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     return np.mean(values, axis=0).tolist()
+
+
+def _by_task(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {tag: float(np.mean(some)) for tag, some in values.items() if some}
 
 
 def overall(by_task: ByTask) -> float:

@@ -63,8 +63,8 @@ def train_judge(
 
 def _truth(tools: Tools, check: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The scores of real images: what a perfect model would have."""
-    images, captions, scenes = read_pictures(check)
-    prompts = [Prompt(caption, scene, 0) for caption, scene in zip(captions, scenes, strict=True)]
-    scored = Judge(tools, prompts, images, progress)(images)
+    real = read_pictures(check)
+    prompts = [Prompt(caption, scene, 0) for caption, scene in zip(real.captions, real.scenes, strict=True)]
+    scored = Judge(tools, prompts, real, progress)(real.images)
     counts = {name.removeprefix("scene_eval_"): len(values) for name, values in scored.samples.items()}
     return {"truth": scored.results, "counts": counts}

@@ -51,6 +51,8 @@ def contest_tables(record: RunRecord) -> list[Table]:
         for row in rows
     ]
     tasks = [(row_name(row), *(percent(row["scene_eval"][task]) for task, _ in _known(rows[0]))) for row in rows]
+    if truth := record.results.get("truth"):
+        tasks.append(("real scenes", *(percent(truth[task]) for task, _ in _known(rows[0]))))
     return [
         Table(
             f"{config['images']} images a row, {steps}",

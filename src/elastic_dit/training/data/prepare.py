@@ -87,14 +87,7 @@ def prepare(
     if styles is not None:
         _refuse_unknown("styles", styles, {style for _, style in sprites})
         sprites = {key: sprite for key, sprite in sprites.items() if sprite.style in styles}
-    found = list({sprite.concept.code: sprite.concept for sprite in sprites.values()}.values())
-    split: dict[Split, list[Concept]] = {name: [] for name in SPLITS}
-    if concepts is None:
-        for concept in found:
-            split[split_of(concept, seed)].append(concept)
-    else:
-        _refuse_unknown("concepts", concepts, {concept.label for concept in found})
-        split["train"] = [concept for concept in found if concept.label in concepts]
+    split = _split(sprites, concepts, seed)
     jobs: dict[Split, list[Job]] = {name: _list_jobs(name, split, sprites, scenes, variants, seed) for name in SPLITS}
     counts: dict[Split, int] = {name: len(work) for name, work in jobs.items()}
     chosen = {"styles": sorted(styles)} if styles is not None else {}
@@ -118,6 +111,19 @@ def load_sources(sources: Path, max_side: int) -> Sprites:
         return read_sprites(sources)
     fetch(sources)
     return load_emoji(sources, max_side=max_side)
+
+
+def _split(sprites: Sprites, labels: Collection[str] | None, seed: int) -> dict[Split, list[Concept]]:
+    """Concepts by split; chosen ones are all of train."""
+    found = list({sprite.concept.code: sprite.concept for sprite in sprites.values()}.values())
+    split: dict[Split, list[Concept]] = {name: [] for name in SPLITS}
+    if labels is None:
+        for concept in found:
+            split[split_of(concept, seed)].append(concept)
+    else:
+        _refuse_unknown("concepts", labels, {concept.label for concept in found})
+        split["train"] = [concept for concept in found if concept.label in labels]
+    return split
 
 
 def _refuse_unknown(what: str, asked: Collection[str], known: Collection[str]) -> None:
