@@ -86,3 +86,14 @@ def test_a_route_for_each_range_of_noise_levels(run: Run, pair: tuple[Path, Path
 
     refused = run("prune", data, *common, *levels, "--output", tmp_path / "no", "--method", "random")
     assert_refused(refused, "2 levels", "random", "greedy")
+
+
+def test_noise_levels_weighed_by_their_images(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1)
+    levels = ("--levels", 3, "--samples", 4, "--batch", 2, "--steps", 8, "--guidance", 3, "--output", tmp_path / "out")
+    outcome = run("prune", data, *common, *levels, "--budget", 0.6)
+    assert outcome.code == 0, outcome.err
+    assert "for noise levels 0 to 0.333 (2 of 8 steps, worth " in outcome.out
+
+    alone = ("--samples", 4, "--steps", 8, "--output", tmp_path / "no")
+    assert_refused(run("prune", data, *common, *alone), "--steps", "--levels 2")

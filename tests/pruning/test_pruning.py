@@ -11,6 +11,7 @@ from elastic_dit.core.cost import BlockCost
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning import prunings
 from elastic_dit.pruning.base import NARROWEST, Subject, fit, settle, share
+from elastic_dit.pruning.noise_levels import Level, even
 from elastic_dit.pruning.prune import prune
 from elastic_dit.pruning.tinyfusion import Groups, split
 from noisy import batches_of
@@ -132,7 +133,7 @@ def test_levels_share_one_budget(tiny_flux: Tiny) -> None:
     """Each level's error counts for its own batches, and one level may spend more than another."""
     batches = batches_of(tiny_flux, 4)
     elastic = prune(tiny_flux.transformer, batches, prunings["random"], 1.0)
-    subject, lower = Subject(elastic, batches, levels=2), Subject(elastic, batches[:2])
+    subject, lower = Subject(elastic, batches, levels=even(2)), Subject(elastic, batches[:2])
     blocks = len(lower.costs)
     assert len(subject.costs) == 2 * blocks
     cut, whole = [0.0] + [1.0] * (blocks - 1), [1.0] * blocks
@@ -140,4 +141,18 @@ def test_levels_share_one_budget(tiny_flux: Tiny) -> None:
     route = prunings["greedy"].choose(subject, 0.6)
     assert share(route, subject.costs) == pytest.approx(0.6, rel=0.02)
     with pytest.raises(ConfigError, match="3 levels of noise need as many batches each, got 4 batches"):
-        prune(tiny_flux.transformer, batches, prunings["greedy"], 0.6, levels=3)
+        prune(tiny_flux.transformer, batches, prunings["greedy"], 0.6, levels=even(3))
+
+
+def test_a_level_counts_by_its_steps_and_its_worth(tiny_flux: Tiny) -> None:
+    """What it spends is counted for the steps it has, and its error for what it does to the image."""
+    batches = batches_of(tiny_flux, 2)
+    elastic = prune(tiny_flux.transformer, batches, prunings["random"], 1.0)
+    levels = [Level(visits=0.25, worth=0.1), Level(visits=0.75, worth=0.9)]
+    subject, alike = Subject(elastic, batches, levels=levels), Subject(elastic, batches[1:])
+    blocks = len(alike.costs)
+    cut, whole = [0.0] + [1.0] * (blocks - 1), [1.0] * blocks
+    assert subject.error([*whole, *cut]) == pytest.approx(0.9 * alike.error(cut))
+    assert share([*cut, *whole], subject.costs) == pytest.approx(1 - 0.25 * (1 - share(cut, alike.costs)))
+    route = prunings["greedy"].choose(subject, 0.6)
+    assert share(route, subject.costs) == pytest.approx(0.6, rel=0.02)

@@ -7,6 +7,10 @@ import typer
 
 from elastic_dit.cli.output import ProgressBar
 from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.errors import ConfigError
+
+WEIGHED = 16
+"""Images by which noise levels are weighed."""
 
 
 def prune(
@@ -17,6 +21,16 @@ def prune(
     levels: Annotated[
         int, typer.Option(min=1, help="Ranges of noise levels, each with a route of its own; --samples is for each.")
     ] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Denoising steps the routes are meant for: each range of noise levels then counts by how many of them "
+            "it has and how far an error there moves the image.",
+            show_default="all ranges count alike",
+        ),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance scale of those steps; 1 runs one branch.")] = 1.0,
     model: Model = None,
     samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 16,
@@ -37,13 +51,16 @@ def prune(
 
         from elastic_dit.evaluation.flow_loss import noisy_batches
         from elastic_dit.pruning import prunings
-        from elastic_dit.pruning.base import share
+        from elastic_dit.pruning.base import share, whole
+        from elastic_dit.pruning.noise_levels import denoising_of, even, weigh
         from elastic_dit.pruning.prune import prune
         from elastic_dit.training.config import DataConfig
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
     from elastic_dit.models import shipped_model
 
+    if steps and levels == 1:
+        raise ConfigError("--steps weighs ranges of noise levels against each other: give --levels 2 or more")
     chosen, where = prunings[method], pick_device(device)
     if threads:
         torch.set_num_threads(threads)
@@ -55,11 +72,17 @@ def prune(
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)
         pairs = encode(family, source, str(data), quiet=True)
         batches = list(noisy_batches(family, pairs, samples, batch, seed, in_order=levels > 1))
-        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, levels=levels, progress=bar.show)
+        weights = even(levels)
+        if steps:
+            bar.show("weighing noise levels", 0, 0)
+            denoising = denoising_of(family, pairs, min(WEIGHED, samples), steps, guidance, seed)
+            weights = weigh(whole(family.pipeline, batches), denoising, levels)
+        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, levels=weights, progress=bar.show)
         family.pipeline.transformer(**batches[0][0], return_dict=False)
         elastic.save(output)
     costs = elastic.costs
-    for number, (_, route) in enumerate(elastic.config.routes):
-        at = f" for noise levels {number / levels:g} to {(number + 1) / levels:g}" if levels > 1 else ""
+    for number, (level, (_, route)) in enumerate(zip(weights, elastic.config.routes, strict=True)):
+        at = f" for noise levels {number / levels:.3g} to {(number + 1) / levels:.3g}" if levels > 1 else ""
+        at += f" ({round(level.visits * steps)} of {steps} steps, worth {level.worth:.0%})" if steps else ""
         typer.echo(f"{output}{at}: {sum(map(bool, route))} of {len(route)} blocks, {share(route, costs):.1%} of FLOPs")
         typer.echo("widths: " + " ".join(f"{width:.2f}" if width else "–" for width in route))

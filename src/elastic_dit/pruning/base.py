@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elastic_dit.backbones import backbone_of
+from elastic_dit.config import ElasticConfig
 from elastic_dit.core.cost import BlockCost
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elasticize import ElasticModel, elasticize, transformer_of
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
+from elastic_dit.pruning.noise_levels import Level
 from elastic_dit.registry import Registry
 from elastic_dit.training.flow import NoisyBatch
+from elastic_dit.training.importance import order_channels
 
 NARROWEST = 0.25
 """No MLP of a block that stays gets narrower than this to meet a budget."""
@@ -26,36 +30,58 @@ Progress = Callable[[str, int, int], None]
 """Called with what runs, and parts of it done and to do."""
 
 
+Batches = Sequence[tuple[dict[str, Any], NoisyBatch]]
+"""The transformer's inputs, and what they were made from."""
+
+
+def whole(pipe_or_transformer: Any, batches: Batches) -> ElasticModel:
+    """A dense model as pruning starts from it: a route that is 1 everywhere, MLP channels in order of importance.
+
+    Raises:
+        BackboneError: no backbone declares this transformer.
+    """
+    transformer = transformer_of(pipe_or_transformer)
+    blocks = len(backbone_of(transformer).sites(transformer))
+    elastic = elasticize(transformer, ElasticConfig.of(route=(1.0,) * blocks))
+    order_channels(elastic, [inputs for inputs, _ in batches])
+    return elastic
+
+
 @dataclass
 class Subject:
     """What is pruned, and the data to judge by."""
 
     elastic: ElasticModel
-    """Under a route that is 1 everywhere, its MLP channels in order of importance."""
-    batches: Sequence[tuple[dict[str, Any], NoisyBatch]]
-    """The transformer's inputs, and what they were made from."""
+    """As `whole` gives it."""
+    batches: Batches
     seed: int = 0
     progress: Progress = lambda label, done, total: None
-    levels: int = 1
-    """For how many ranges of noise levels a route of its own is chosen. With more than one, `batches` hold as many
-    of each, the lowest levels first, and a route is the routes of all levels in a row."""
+    levels: Sequence[Level] = (Level(1.0, 1.0),)
+    """Ranges of noise levels, each with a route of its own. With more than one, `batches` hold as many of each, the
+    lowest levels first, and a route is the routes of all levels in a row."""
 
     def __post_init__(self) -> None:
         self._dense = self._predict(self.batches)
-        self.costs: list[BlockCost] = self.elastic.costs * self.levels
-        """FLOPs of each block for one sample, (L,), for each level."""
+        self.costs: list[BlockCost] = [
+            BlockCost(level.visits * cost.fixed, level.visits * cost.mlp)
+            for level in self.levels
+            for cost in self.elastic.costs
+        ]
+        """FLOPs of each block for one sample, (L,), for each level, times the share of the steps that are there."""
         self._known: dict[tuple[int, Route], float] = {}
 
     def error(self, route: Sequence[float]) -> float:
-        """Mean squared distance of a route's velocity from the dense one's, untrained."""
-        blocks = len(route) // self.levels
-        errors = [self._error(level, tuple(route[level * blocks :][:blocks])) for level in range(self.levels)]
-        return sum(errors) / self.levels
+        """Mean squared distance of a route's velocity from the dense one's, untrained, weighed by the levels' worth."""
+        blocks = len(route) // len(self.levels)
+        return sum(
+            level.worth * self._error(number, tuple(route[number * blocks :][:blocks]))
+            for number, level in enumerate(self.levels)
+        )
 
     def _error(self, level: int, route: Route) -> float:
         """On one level's batches; a search changes one level at a time, and the others' are known."""
         if (level, route) not in self._known:
-            count = len(self.batches) // self.levels
+            count = len(self.batches) // len(self.levels)
             part = slice(level * count, (level + 1) * count)
             self.elastic.force(Plan.static(route))
             try:
@@ -68,7 +94,7 @@ class Subject:
         return self._known[level, route]
 
     @torch.no_grad()
-    def _predict(self, batches: Sequence[tuple[dict[str, Any], NoisyBatch]]) -> list[Tensor]:
+    def _predict(self, batches: Batches) -> list[Tensor]:
         predictions: list[Tensor] = []
         for inputs, _ in batches:
             self.elastic.reset()

@@ -3,24 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elasticize import ElasticModel, elasticize, reroute, transformer_of
+from elastic_dit.elasticize import ElasticModel, reroute
 from elastic_dit.errors import ConfigError
-from elastic_dit.pruning.base import Progress, Pruning, Subject
-from elastic_dit.training.flow import NoisyBatch
+from elastic_dit.pruning.base import Batches, Progress, Pruning, Subject, whole
+from elastic_dit.pruning.noise_levels import Level, even
 from elastic_dit.training.imitation import imitate
-from elastic_dit.training.importance import order_channels
 
 
 def prune(
     pipe_or_transformer: Any,
-    batches: Sequence[tuple[dict[str, Any], NoisyBatch]],
+    batches: Batches,
     method: Pruning,
     budget: float,
     *,
     seed: int = 0,
-    levels: int = 1,
+    levels: Sequence[Level] = (),
     progress: Progress = lambda label, done, total: None,
 ) -> ElasticModel:
     """Choose a route for a dense transformer. Its MLP channels are put in order of importance, as for training.
@@ -31,7 +29,7 @@ def prune(
         method: one of `prunings`.
         budget: share of the dense blocks' FLOPs to spend, in (0, 1].
         seed: of what the method draws.
-        levels: 1 gives a fixed route and no routers. More, a route for each of so many equal ranges of noise levels,
+        levels: none give a fixed route and no routers. Several, a route for each of these equal ranges of noise levels,
             chosen together, and routers that read the timestep embedding alone and say what the routes say.
         progress: see `Progress`.
 
@@ -41,20 +39,20 @@ def prune(
     """
     if not 0 < budget <= 1:
         raise ConfigError(f"the budget is {budget:g}; expected a share of the dense FLOPs above 0 and up to 1")
-    if levels > 1 and (not method.levelled or len(batches) % levels):
+    levels = levels or even(1)
+    count = len(levels)
+    if count > 1 and (not method.levelled or len(batches) % count):
         raise ConfigError(
-            f"{levels} levels of noise: {method.name} knows one route for all of them; try greedy"
+            f"{count} levels of noise: {method.name} knows one route for all of them; try greedy"
             if not method.levelled
-            else f"{levels} levels of noise need as many batches each, got {len(batches)} batches"
+            else f"{count} levels of noise need as many batches each, got {len(batches)} batches"
         )
-    transformer = transformer_of(pipe_or_transformer)
-    blocks = len(backbone_of(transformer).sites(transformer))
-    elastic = elasticize(transformer, ElasticConfig.of(route=(1.0,) * blocks))
-    order_channels(elastic, [inputs for inputs, _ in batches])
+    elastic = whole(pipe_or_transformer, batches)
     route = method.choose(Subject(elastic, batches, seed, progress, levels), budget)
-    if levels == 1:
+    if count == 1:
         return reroute(elastic, ElasticConfig.of(route=route))
-    schedule = tuple(route[level * blocks :][:blocks] for level in range(levels))
+    blocks = len(elastic.costs)
+    schedule = tuple(route[level * blocks :][:blocks] for level in range(count))
     elastic = reroute(elastic, ElasticConfig.of(router_input="timestep", init_schedule=schedule, max_reuse=0))
     imitate(elastic, batches)
     return elastic
