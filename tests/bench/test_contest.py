@@ -135,6 +135,9 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     assert rows[-1].name == f"{tmp_path}/ma* at 1"
     with pytest.raises(ConfigError, match="no adapter fits"):
         list_rows([f"{tmp_path}/none*"], [])
+    elasticize(pipe, ElasticConfig.of(router_hidden_size=8)).save(tmp_path / "map")
+    with pytest.raises(ConfigError, match=r"map has budget_range None, .*many has \(0.4, 1.0\)"):
+        list_rows([f"{tmp_path}/ma*"], [0.5])
 
 
 def test_several_trainings_are_one_row(pipe: Any, folder: Path, tmp_path: Path) -> None:

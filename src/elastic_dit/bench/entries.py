@@ -63,14 +63,17 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them.
 
     Raises:
-        ConfigError: a pattern that no folder fits.
+        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for adapter in adapters:
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
-        limits = read(folders[0]).config.budget_range
+        ranges = {folder: read(folder).config.budget_range for folder in folders}
+        limits = ranges[folders[0]]
+        if odd := [folder for folder, own in ranges.items() if own != limits]:
+            raise ConfigError(f"{odd[0]} has budget_range {ranges[odd[0]]}, {folders[0]} has {limits}: no one recipe")
         known = [budget for budget in budgets if limits[0] <= budget <= limits[1]] if limits else [None]
         for budget in known:
             at = "" if budget is None else f" at {budget:g}"

@@ -88,9 +88,7 @@ class Judge:
 
     def truth(self) -> dict[str, float]:
         """SceneEval of the real images by task: what a perfect model would have."""
-        images, captions, scenes = self.pictures
-        prompts = [Prompt(caption, scene, 0) for caption, scene in zip(captions, scenes, strict=True)]
-        return _by_task(judge_scenes(prompts, self.tools.detector.detect(images)))
+        return _by_task(judge_scenes(self.pictures.prompts, self.tools.detector.detect(self.pictures.images)))
 
     def __call__(self, images: Sequence[Image.Image], dense: Sequence[Image.Image] | None = None) -> Scored:
         """Score N images, one a prompt.

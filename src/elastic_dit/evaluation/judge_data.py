@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.training.data.compose import Pool, compose_scene, compose_single
 from elastic_dit.training.data.scenes import Scene, caption, render
@@ -34,6 +35,11 @@ class Pictures(NamedTuple):
     images: list[Image.Image]
     captions: list[str]
     scenes: list[Scene]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What the images are the right answers to."""
+        return [Prompt(caption, scene, 0) for caption, scene in zip(self.captions, self.scenes, strict=True)]
 
 
 def compose_pictures(

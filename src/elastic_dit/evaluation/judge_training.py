@@ -9,7 +9,6 @@ from elastic_dit.evaluation.image_features import CaptionRegression, EfficientNe
 from elastic_dit.evaluation.judge import DETECTOR, REGRESSION, Judge, Tools, sentence_vectors
 from elastic_dit.evaluation.judge_data import SIZE, compose_pictures, everyday, read_pictures
 from elastic_dit.evaluation.natural_colors import natural_colors
-from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.data.prepare import load_sources
@@ -64,7 +63,6 @@ def train_judge(
 def _truth(tools: Tools, check: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The scores of real images: what a perfect model would have."""
     real = read_pictures(check)
-    prompts = [Prompt(caption, scene, 0) for caption, scene in zip(real.captions, real.scenes, strict=True)]
-    scored = Judge(tools, prompts, real, progress)(real.images)
+    scored = Judge(tools, real.prompts, real, progress)(real.images)
     counts = {name.removeprefix("scene_eval_"): len(values) for name, values in scored.samples.items()}
     return {"truth": scored.results, "counts": counts}
