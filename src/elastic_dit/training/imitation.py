@@ -6,7 +6,8 @@ B batch, L blocks, S number of widths.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,13 +20,17 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.training.flow import NoisyBatch
 
-STEPS, ROWS, LEARNING_RATE = 300, 32, 1e-2
+STEPS, ROWS, LEARNING_RATE = 600, 64, 1e-2
+SPREAD = 8
+"""Noise levels at which routers of the timestep see each batch."""
 
+Batches = Sequence[tuple[dict[str, Any], NoisyBatch]]
+"""The transformer's inputs, and what they were made from."""
 Seen = tuple[Tensor | None, ...]
 """What one router was called with, all batches in a row."""
 
 
-def imitate(elastic: ElasticModel, batches: Sequence[tuple[dict[str, Any], NoisyBatch]]) -> None:
+def imitate(elastic: ElasticModel, batches: Batches) -> None:
     """Fit all routers to `init_schedule`; the backbone stays as it is.
 
     Args:
@@ -40,13 +45,25 @@ def imitate(elastic: ElasticModel, batches: Sequence[tuple[dict[str, Any], Noisy
     if not batches:
         raise ConfigError("routers are fitted to init_schedule on training batches: importance_batches must not be 0")
     schedule = torch.tensor(config.init_schedule)  # (levels, L)
-    seen, sigma = _watch(elastic, batches)
+    seen, sigma = _watch(elastic, list(_spread(batches)) if config.router_input == "timestep" else batches)
     level = (sigma.cpu() * len(schedule)).long().clamp(0, len(schedule) - 1)  # (B,)
     for index, (router, inputs) in enumerate(zip(elastic.routers, seen, strict=True)):
         _fit(router, inputs, *_targets(schedule[level, index], config))
 
 
-def _watch(elastic: ElasticModel, batches: Sequence[tuple[dict[str, Any], NoisyBatch]]) -> tuple[list[Seen], Tensor]:
+def _spread(batches: Batches) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
+    """The same texts at many noise levels, for routers that see nothing of x: they learn where a range ends."""
+    generator = torch.Generator().manual_seed(0)
+    for inputs, noisy in batches:
+        yield inputs, noisy
+        timestep = inputs["timestep"]
+        for _ in range(SPREAD):
+            sigma = torch.rand(len(noisy.sigma), generator=generator).to(noisy.sigma)
+            scale = (sigma / noisy.sigma).view(-1, *[1] * (timestep.ndim - 1))  # timesteps are proportional to sigma
+            yield inputs | {"timestep": timestep * scale.to(timestep)}, replace(noisy, sigma=sigma)
+
+
+def _watch(elastic: ElasticModel, batches: Batches) -> tuple[list[Seen], Tensor]:
     """What each router is called with while the model runs dense, and the noise levels (B,)."""
     seen: list[list[Seen]] = [[] for _ in elastic.routers]
     sigma: list[Tensor] = []

@@ -136,9 +136,17 @@ class Trainee:
         return self.config.router_steps is not None and step >= self.config.router_steps
 
     def freeze_routers(self) -> None:
-        """Drop the routers' gradients, so that the optimiser leaves them as they are."""
-        if self.elastic is not None:
-            self.elastic.stack.zero_grad(set_to_none=True)
+        """Drop the routers' gradients, so that the optimiser leaves them as they are.
+
+        Routers of the timestep read the backbone's embedding of it and nothing else: that stays too, and so do all of
+        their decisions.
+        """
+        if self.elastic is None:
+            return
+        self.elastic.stack.zero_grad(set_to_none=True)
+        if self.elastic.config.router_input == "timestep":
+            embedder = self.transformer.get_submodule(self.elastic.backbone.timestep_embedder)
+            embedder.zero_grad(set_to_none=True)
 
     def default_budget(self) -> None:
         """The dial back to where it stands after loading."""

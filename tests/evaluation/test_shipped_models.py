@@ -1,0 +1,29 @@
+"""What the dense models that ship can draw, by the detector that ships."""
+
+from typing import Literal
+
+import pytest
+
+from elastic_dit.evaluation.judge import DETECTOR
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.sprite_detector import SpriteDetector
+from elastic_dit.models import EmojiFluxPipeline, shipped_judge, shipped_model
+
+THINGS = {"a star": "star", "a red apple": "red apple", "a tree": "deciduous tree", "a balloon": "balloon"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "prompts"),
+    [("emoji-flux", 64, ["a star", "a red apple"]), ("emoji-dozen", 32, ["a star", "a tree", "a balloon"])],
+)
+def test_one_thing_is_what_was_asked_for(
+    name: Literal["emoji-flux", "emoji-dozen"], size: int, prompts: list[str]
+) -> None:
+    pipe = EmojiFluxPipeline.from_pretrained(shipped_model(name))
+    pipe.set_progress_bar_config(disable=True)
+    wanted = [prompt for prompt in prompts for _ in range(4)]
+    settings = SampleSettings(steps=12, guidance=3.0, height=size, width=size)
+    images = sample_images(pipe, wanted, range(len(wanted)), settings)
+    found = SpriteDetector.load(shipped_judge() / DETECTOR).detect(images)
+    right = [any(each.label == THINGS[prompt] for each in seen) for prompt, seen in zip(wanted, found, strict=True)]
+    assert sum(right) >= len(right) / 2, list(zip(wanted, found, strict=True))
