@@ -72,11 +72,13 @@ def test_training_starts_at_a_schedule(elastic_values: dict[str, Any]) -> None:
     model = trainer.trainee.elastic
     assert model is not None
     embedder = model.transformer.get_submodule(model.backbone.timestep_embedder)
-    other = model.transformer.proj_out.weight  # all that learns in the first step of a fresh model
+    other = model.transformer.proj_out.weight
     read = [*model.stack.parameters(), *embedder.parameters()]  # routers, and all that they see
     before, start = [parameter.detach().clone() for parameter in read], other.detach().clone()
-    values = trainer._train_step(trainer._batches())
-    assert values["keep/open_rate"] == pytest.approx(2 / 3)
+    batches = trainer._batches()
+    for _ in range(4):  # the first has a learning rate of 0, and a fresh model passes no gradient on at once
+        values = trainer._train_step(batches)
+        assert values["keep/open_rate"] == pytest.approx(2 / 3, abs=0.05)
     assert all(torch.equal(*pair) for pair in zip(before, read, strict=True))
     assert not torch.equal(start, other)
 
