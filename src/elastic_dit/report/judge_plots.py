@@ -1,6 +1,7 @@
 """Quality against compute for every method of a contest, and the same prompts drawn by each."""
 
 import textwrap
+from io import BytesIO
 
 from PIL import Image
 
@@ -64,4 +65,11 @@ def contest_sheet(record: RunRecord, captions: list[str], images: list[list[Imag
                 name = "\n".join(textwrap.wrap(row_name(about), 16))
                 share = f"{about['cost']['flops_share']:.0%} FLOPs"
                 axis.set_ylabel(f"{name}\n{share}", rotation=0, ha="right", va="center", fontsize=8, color=INK)
-    return png_bytes(figure)
+    return _indexed(png_bytes(figure))
+
+
+def _indexed(png: bytes) -> bytes:
+    """The same in 256 colours: enough for graphics, at a fifth of the size."""
+    buffer = BytesIO()
+    Image.open(BytesIO(png)).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
