@@ -97,3 +97,17 @@ def test_noise_levels_weighed_by_their_images(run: Run, pair: tuple[Path, Path],
 
     alone = ("--samples", 4, "--steps", 8, "--output", tmp_path / "no")
     assert_refused(run("prune", data, *common, *alone), "--steps", "--levels 2")
+
+
+def test_reuse_on_the_dense_model(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    options = ("--steps", 6, "--levels", 2, "--images", 2, "--resolution", 16, "--threads", 1, "--max-reuse", 1)
+    places = ("--model", pair[0], "--output", tmp_path / "adapter", "--cache", tmp_path / "cache")
+    outcome = run("reuse", data, "--budget", 0.8, *options, *places)
+    assert outcome.code == 0, outcome.err
+    assert "of 6 (range of noise levels, block) reuse, K = 1" in outcome.out
+    assert "of the dense FLOPs in 6 steps" in outcome.out
+    config = checkpoint.read(tmp_path / "adapter").config
+    assert config.max_reuse == 1
+    assert config.delta > 0
+    refused = run("reuse", data, "--budget", 0.1, *options, *places)
+    assert_refused(refused, "the budget is 10.0%")

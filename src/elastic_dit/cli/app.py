@@ -19,6 +19,7 @@ from elastic_dit.cli import (
     judge,
     prune,
     reproduce,
+    reuse,
     study,
     train,
 )
@@ -38,6 +39,7 @@ app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
 app.command()(prune.prune)
+app.command()(reuse.reuse)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)

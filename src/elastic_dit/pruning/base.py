@@ -34,15 +34,24 @@ Batches = Sequence[tuple[dict[str, Any], NoisyBatch]]
 """The transformer's inputs, and what they were made from."""
 
 
-def whole(pipe_or_transformer: Any, batches: Batches) -> ElasticModel:
-    """A dense model as pruning starts from it: a route that is 1 everywhere, MLP channels in order of importance.
+def unpruned(pipe_or_transformer: Any) -> ElasticModel:
+    """A dense model under a route that is 1 everywhere, its weights untouched.
 
     Raises:
         BackboneError: no backbone declares this transformer.
     """
     transformer = transformer_of(pipe_or_transformer)
     blocks = len(backbone_of(transformer).sites(transformer))
-    elastic = elasticize(transformer, ElasticConfig.of(route=(1.0,) * blocks))
+    return elasticize(transformer, ElasticConfig.of(route=(1.0,) * blocks))
+
+
+def whole(pipe_or_transformer: Any, batches: Batches) -> ElasticModel:
+    """A dense model as pruning starts from it: a route that is 1 everywhere, MLP channels in order of importance.
+
+    Raises:
+        BackboneError: no backbone declares this transformer.
+    """
+    elastic = unpruned(pipe_or_transformer)
     order_channels(elastic, [inputs for inputs, _ in batches])
     return elastic
 

@@ -7,7 +7,7 @@ to half of its width for the steps of that range alone, and the squared change o
 error of the velocity. B samples, T tokens, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.training.data.cache import EncodedDataset
 from elastic_dit.training.families.base import Family, Text
+from elastic_dit.training.flow import NoisyBatch
 
 NARROW = 0.5
 """The width of every MLP whose error is followed."""
@@ -104,6 +105,15 @@ class Denoising:
             x = x + (after - sigma) * velocity
         return x
 
+    def batches(self, path: Sequence[Point]) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
+        """What the transformer was called with on the way, each branch by itself."""
+        for point in path:
+            sigma = torch.full((len(point.x),), point.sigma, device=point.x.device)
+            for text in (self.text, self.empty):
+                if text is not None:
+                    inputs = self.family.inputs(point.x, sigma, text, self.latent_shape)
+                    yield inputs, NoisyBatch(point.x, point.velocity, sigma)
+
 
 def denoising_of(
     family: Family, data: EncodedDataset, samples: int, steps: int, guidance: float = 1.0, seed: int = 0
@@ -128,6 +138,11 @@ def _named(text: dict[str, Tensor]) -> Text:
     return {name.removeprefix("text."): value for name, value in text.items()}
 
 
+def levels_of(path: Sequence[Point], count: int) -> list[int]:
+    """Which of `count` equal ranges of noise levels each step falls into, the lowest 0."""
+    return [min(int(point.sigma * count), count - 1) for point in path]
+
+
 @torch.no_grad()
 def weigh(elastic: ElasticModel, denoising: Denoising, count: int) -> list[Level]:
     """Measure what each of `count` equal ranges of noise levels counts for, the lowest first.
@@ -148,7 +163,7 @@ def weigh(elastic: ElasticModel, denoising: Denoising, count: int) -> list[Level
 
     path: list[Point] = []
     image = denoising.run(lambda step: use(None), path)
-    place = [min(int(point.sigma * count), count - 1) for point in path]
+    place = levels_of(path, count)
     visits = [place.count(level) for level in range(count)]
     if not all(visits):
         raise ConfigError(f"{len(path)} steps visit {sum(map(bool, visits))} of {count} levels of noise; ask for fewer")
