@@ -72,6 +72,14 @@ class ElasticConfig(BaseModel):
     cache_device: Literal["cpu"] | None = None
     """Where stored residuals wait; None leaves them where they were computed."""
 
+    # Forecast velocities (not in the paper)
+    max_forecast: int = Field(default=0, ge=0)
+    """How many steps in a row may take a velocity forecast from earlier ones, with no block run; 0 forecasts none."""
+    forecast_below: float = Field(default=1.0, gt=0, le=1)
+    """Noise level, 0..1, below which they may."""
+    forecast_order: Literal[0, 1] = 0
+    """0 takes the last velocity again, 1 goes on along the line through the last two."""
+
     # Budget (Eq. 9, 14, 15)
     budget: Literal["compute", "blocks", "paper"] = "compute"
     """What is held to target: the share of FLOPs, hard gates and widths apart, or the paper's soft means."""

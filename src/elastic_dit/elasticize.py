@@ -81,6 +81,15 @@ class ElasticModel:
         self._set("max_reuse", value)
 
     @property
+    def max_forecast(self) -> int:
+        """How many steps in a row may have their velocity forecast; 0 computes all."""
+        return self.config.max_forecast
+
+    @max_forecast.setter
+    def max_forecast(self, value: int) -> None:
+        self._set("max_forecast", value)
+
+    @property
     def budget(self) -> float | list[float]:
         """Share of the dense FLOPs to spend; a list has one for each sample of the batch.
 

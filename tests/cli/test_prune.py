@@ -99,15 +99,27 @@ def test_noise_levels_weighed_by_their_images(run: Run, pair: tuple[Path, Path],
     assert_refused(run("prune", data, *common, *alone), "--steps", "--levels 2")
 
 
-def test_reuse_on_the_dense_model(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
-    options = ("--steps", 6, "--levels", 2, "--images", 2, "--resolution", 16, "--threads", 1, "--max-reuse", 1)
+def test_forecasts_of_the_dense_model(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    options = (
+        "--steps",
+        6,
+        "--images",
+        2,
+        "--resolution",
+        16,
+        "--threads",
+        1,
+        "--max-forecast",
+        1,
+        "--max-forecast",
+        2,
+    )
     places = ("--model", pair[0], "--output", tmp_path / "adapter", "--cache", tmp_path / "cache")
-    outcome = run("reuse", data, "--budget", 0.8, *options, *places)
+    outcome = run("forecast", data, "--budget", 0.7, *options, *places)
     assert outcome.code == 0, outcome.err
-    assert "of 6 (range of noise levels, block) reuse, K = 1" in outcome.out
-    assert "of the dense FLOPs in 6 steps" in outcome.out
+    assert outcome.out.count("of 6 steps computed") == 4, "two numbers in a row, two orders"
     config = checkpoint.read(tmp_path / "adapter").config
-    assert config.max_reuse == 1
-    assert config.delta > 0
-    refused = run("reuse", data, "--budget", 0.1, *options, *places)
-    assert_refused(refused, "the budget is 10.0%")
+    assert config.max_forecast in (1, 2)
+    assert f"{config.max_forecast} in a row forecast, order {config.forecast_order}" in outcome.out.splitlines()[0]
+    refused = run("forecast", data, "--budget", 0.1, *options, *places)
+    assert_refused(refused, "forecasts of 2 steps spend 33.3% or more", "the budget is 10.0%")

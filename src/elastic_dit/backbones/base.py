@@ -54,6 +54,8 @@ class Backbone:
     """The lists, in running order."""
     timestep_embedder: str
     """Path of the submodule that returns the timestep embedding (B, D), alone or first in a tuple."""
+    timestep_scale: float = 1.0
+    """The timestep of pure noise, as the pipeline passes it: timesteps are noise levels 0..1 times this."""
     text_mask: str | None = None
     """The block argument (B, T_text) that is true on text tokens which are no padding."""
     tiny: Callable[[], tuple[nn.Module, Callable[..., dict[str, Any]]]] | None = None

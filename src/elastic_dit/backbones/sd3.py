@@ -54,6 +54,7 @@ backbones.add(
             ),
         ),
         timestep_embedder="time_text_embed",
+        timestep_scale=1000.0,
         tiny=_tiny,
     ),
 )

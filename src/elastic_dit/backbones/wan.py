@@ -49,6 +49,7 @@ backbones.add(
             ),
         ),
         timestep_embedder="condition_embedder",
+        timestep_scale=1000.0,
         tiny=_tiny,
     ),
 )

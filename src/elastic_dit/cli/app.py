@@ -14,12 +14,12 @@ from elastic_dit.cli import (
     data,
     demo,
     evaluate,
+    forecast,
     generate,
     info,
     judge,
     prune,
     reproduce,
-    reuse,
     study,
     train,
 )
@@ -39,7 +39,7 @@ app.command()(demo.demo)
 app.command()(generate.generate)
 app.command()(train.train)
 app.command()(prune.prune)
-app.command()(reuse.reuse)
+app.command()(forecast.forecast)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
@@ -127,6 +128,30 @@ class Engine:
             self._run.memory.limit, self._run.memory.device = self.config.cache_limit, self.config.cache_device
             for site in self.sites:
                 site.attach_mlps()
+
+    def forecast(self) -> Tensor | None:
+        """The velocity of the forward that has begun, if it is forecast and nothing need run."""
+        config = self.config
+        if self.training or not config.max_forecast:
+            return None
+        assert self._run is not None and self._branch is not None
+        sigma, bank = self._run.timestep / self.backbone.timestep_scale, self._branch.velocities
+        if sigma >= config.forecast_below or not bank.can_forecast(config.max_forecast, config.forecast_order):
+            return None
+        velocity = bank.forecast(sigma, config.forecast_order)
+        for block, cost in self.costs.items():
+            taken = Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=cost.dense)
+            for row in range(len(velocity)):
+                self.trace.add((self._run.step, block, self._branch.name, row), taken)
+        return velocity
+
+    def computed(self, velocity: Tensor) -> None:
+        """A forward ran, and may be what others are forecast from."""
+        config = self.config
+        if config.max_forecast and not self.training:
+            assert self._run is not None and self._branch is not None
+            sigma = self._run.timestep / self.backbone.timestep_scale
+            self._branch.velocities.store(sigma, velocity, config.forecast_order)
 
     def end(self) -> None:
         """A forward of the transformer is over: blocks called by hand now are dense.
@@ -307,9 +332,15 @@ class RootHook(ModelHook):
         context = self.state._context
         start = time.perf_counter()
         try:
-            self.engine.begin(dict(zip(self.names, args, strict=False)) | kwargs, context.name if context else None)
+            arguments = dict(zip(self.names, args, strict=False)) | kwargs
+            self.engine.begin(arguments, context.name if context else None)
+            velocity = self.engine.forecast()
+            if velocity is not None:
+                return Transformer2DModelOutput(velocity) if arguments.get("return_dict", True) else (velocity,)
             forward: Any = self.fn_ref.original_forward
-            return forward(*args, **kwargs)
+            output = forward(*args, **kwargs)
+            self.engine.computed(output[0])
+            return output
         except BaseException:
             self.engine.reset()
             raise

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from elastic_dit.core.cache import CacheMemory, FeatureBank
+from elastic_dit.core.forecast import VelocityBank
 from elastic_dit.engine.trace import Trace
 
 MAX_BRANCHES = 4
@@ -29,6 +30,8 @@ class Branch:
     """The last step it ran at."""
     banks: dict[int, FeatureBank] = field(default_factory=dict[int, FeatureBank])
     """Stored residuals by block."""
+    velocities: VelocityBank = field(default_factory=VelocityBank)
+    """Outputs of the transformer."""
 
 
 @dataclass

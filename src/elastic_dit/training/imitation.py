@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.router import Router
 from elastic_dit.elasticize import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
@@ -50,29 +49,6 @@ def imitate(elastic: ElasticModel, batches: Batches) -> None:
     level = _level(sigma, len(schedule))
     for index, (router, inputs) in enumerate(zip(elastic.routers, seen, strict=True)):
         _fit(router, inputs, *_targets(schedule[level, index], config))
-
-
-def grade(elastic: ElasticModel, batches: Batches, keep: Tensor) -> None:
-    """Change how sure routers of the timestep are of the blocks that they open; what they decide stays.
-
-    They learn it from a fresh start: in routers that were fitted before, many units no longer answer to the timestep.
-
-    Args:
-        elastic: in eval mode.
-        batches: the transformer's inputs, and what they were made from, at the noise levels that matter most.
-        keep: p of an open block in each of several equal ranges of noise levels, (levels, L), above tau.
-    """
-    seen, sigma = _watch(elastic, [*SPREAD * [*batches], *_spread(batches)])  # half of them are exact
-    level = _level(sigma, len(keep))
-    for index, (router, inputs) in enumerate(zip(elastic.routers, seen, strict=True)):
-        assert isinstance(router, Router)
-        with torch.no_grad():
-            decided = router(*inputs)
-        p = decided.gate_logit.sigmoid().cpu()
-        graded = torch.where(p >= elastic.config.tau, keep[level, index].to(p), p)
-        fresh = Router(elastic.config, router.proj.in_features, router.modulation.in_features)
-        router.load_state_dict(fresh.state_dict())
-        _fit(router, inputs, graded, decided.width_logits.softmax(dim=-1).cpu())
 
 
 def _level(sigma: Tensor, count: int) -> Tensor:

@@ -1,0 +1,87 @@
+"""Which steps are forecast, chosen by what it does to images of the small model with random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from elastic_dit.config import ElasticConfig
+from elastic_dit.elasticize import ElasticModel, elasticize, load, restore
+from elastic_dit.errors import ConfigError
+from elastic_dit.pruning.base import unpruned
+from elastic_dit.pruning.forecast import with_forecasts
+from elastic_dit.pruning.noise_levels import Denoising, denoising_of
+from elastic_dit.training.data.cache import EncodedDataset
+from elastic_dit.training.families.base import Family
+
+STEPS = 8
+
+
+@torch.no_grad()
+def drawn(elastic: ElasticModel, denoising: Denoising) -> torch.Tensor:
+    elastic.reset()
+    return denoising.run(lambda step: None)
+
+
+@pytest.fixture
+def denoising(family: Family, pairs: EncodedDataset) -> Denoising:
+    return denoising_of(family, pairs, 2, STEPS, guidance=3.0)
+
+
+@pytest.mark.parametrize(("budget", "computed"), [(0.5, 4), (0.65, 5), (0.8, 6)])
+def test_as_many_steps_as_the_budget_allows(family: Family, denoising: Denoising, budget: float, computed: int) -> None:
+    elastic = unpruned(family.pipeline)
+    tried = with_forecasts(elastic, denoising, budget)
+    assert all(way.flops_share == pytest.approx(way.computed / STEPS) for way in tried)
+    assert max(way.computed for way in tried) == computed
+    assert [way.moved for way in tried] == sorted(way.moved for way in tried)
+
+
+def test_the_model_is_set_to_the_best(family: Family, denoising: Denoising) -> None:
+    elastic = unpruned(family.pipeline)
+    dense = drawn(elastic, denoising)
+    best = with_forecasts(elastic, denoising, 0.5)[0]
+    image = drawn(elastic, denoising)
+    assert float((image - dense).square().mean()) == pytest.approx(best.moved)
+    assert elastic.trace.flops_share == pytest.approx(best.flops_share)
+    assert (elastic.max_forecast, elastic.config.forecast_order) == (best.max_forecast, best.order)
+
+
+def test_they_begin_as_late_as_they_can(family: Family, denoising: Denoising) -> None:
+    """One step less computed before they begin would spend less, one more too much."""
+    elastic = unpruned(family.pipeline)
+    way = with_forecasts(elastic, denoising, 0.5, max_forecast=(2,), orders=(0,))[0]
+    ran = elastic.trace.array("reuse").mean(axis=(1, 2))
+    assert ran.tolist() == [0, 0, 0, 1, 1, 0, 1, 1], "0, 1 and 2 are computed, then every third"
+    assert way.computed == 4
+
+
+def test_on_routes_and_saved(family: Family, denoising: Denoising, tmp_path: Path) -> None:
+    """A route's own share is multiplied by that of the steps."""
+    elastic = elasticize(family.pipeline, ElasticConfig.of(route=(1.0, 0.5, 0.0)))
+    drawn(elastic, denoising)
+    own = elastic.trace.flops_share
+    way = with_forecasts(elastic, denoising, own * 0.5)[0]
+    assert way.flops_share == pytest.approx(own * way.computed / STEPS)
+    image = drawn(elastic, denoising)
+    elastic.save(tmp_path / "adapter")
+    restore(family.pipeline)
+    assert torch.equal(drawn(load(family.pipeline, tmp_path / "adapter"), denoising), image)
+
+
+def test_with_routers_that_decide(family: Family, denoising: Denoising) -> None:
+    elastic = elasticize(family.pipeline, ElasticConfig.of(router_input="timestep", max_reuse=0))
+    with torch.no_grad():
+        denoising.run(lambda step: None)
+    own = elastic.trace.flops_share
+    way = with_forecasts(elastic, denoising, own * 0.5)[0]
+    assert way.flops_share <= own * 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [(0.1, "forecasts of 4 steps spend 25.0% or more; the budget is 10.0%"), (1.0, "the model spends 100.0% as it is")],
+)
+def test_what_cannot_be(family: Family, denoising: Denoising, budget: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_forecasts(unpruned(family.pipeline), denoising, budget)
