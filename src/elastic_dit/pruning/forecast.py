@@ -17,6 +17,9 @@ from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress
 from elastic_dit.pruning.noise_levels import Denoising, Point
 
+ROUNDING = 1e-6
+"""Half of the steps are half of the FLOPs, though their shares may add up to a little more."""
+
 
 class Forecasts(NamedTuple):
     """One way to forecast steps, and what it comes to."""
@@ -108,7 +111,8 @@ def _by_step(elastic: ElasticModel, steps: int) -> list[float]:
 
 def _latest(spent: Sequence[float], most: int, order: int, budget: float) -> int | None:
     """The last step at which forecasts may begin for the budget to be met; order + 1 steps come before it."""
-    able = [first for first in range(order + 1, len(spent)) if _spent(spent, first, most) <= budget]
+    most_spent = budget + ROUNDING
+    able = [first for first in range(order + 1, len(spent)) if _spent(spent, first, most) <= most_spent]
     return max(able, default=None)
 
 
