@@ -119,10 +119,14 @@ def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path:
         contest(pipe, tmp_path, prompts=PROMPTS[::-1]).images(entry)
     elastic = load(pipe, folder / "adapter")
     torch.nn.init.constant_(elastic.routers[0].gate_head.bias, 1.0)
-    other = elastic.save(tmp_path / "other")
+    retrained = elastic.save(tmp_path / "retrained")
+    elastic = load(pipe, folder / "adapter")
+    elastic.max_forecast = 1
+    reset = elastic.save(tmp_path / "reset")
     restore(pipe)
-    with pytest.raises(ConfigError, match="other prompts, settings or models"):
-        contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
+    for other in (retrained, reset):
+        with pytest.raises(ConfigError, match="other prompts, settings or models"):
+            contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
 
 
 def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:

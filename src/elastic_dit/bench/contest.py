@@ -18,6 +18,7 @@ from elastic_dit.bench.entries import Entry, Wish
 from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME, fingerprint
+from elastic_dit.config import CONFIG_NAME
 from elastic_dit.elasticize import load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -127,7 +128,6 @@ class Contest:
 
     def _claim(self, entry: Entry, folder: Path) -> None:
         """Make the entry's folder, or see that what it holds was made from the same things."""
-        weights = Path(entry.adapter or "") / WEIGHTS_NAME
         prompts = [(prompt.caption, prompt.seed) for prompt in self.prompts]
         about = json.dumps(
             {
@@ -135,7 +135,7 @@ class Contest:
                 "settings": vars(self.settings),
                 "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
                 "model": fingerprint(self._dense),
-                "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+                "adapter": _digest(Path(entry.adapter)) if entry.adapter else None,
             }
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,6 +248,12 @@ def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _digest(adapter: Path) -> str:
+    """Of an adapter's config and weights."""
+    files = [adapter / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 
 def _slug(entry: Entry) -> str:
