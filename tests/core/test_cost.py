@@ -43,6 +43,7 @@ def test_router_flops_equal_counted(modulation: str) -> None:
     router, tokens = stack.routers[0], 7
     x, condition = torch.randn(1, tokens, 16), stack.condition(torch.randn(1, 24))
     assert router_flops(router, tokens) == count_flops(lambda: router(x, condition))
+    assert router_flops(router, 0) == count_flops(lambda: router(None, condition))
 
 
 def test_compute_share() -> None:

@@ -35,6 +35,12 @@ def test_router_equations(activation: str, modulation: str) -> None:
             torch.testing.assert_close(output.width_logits[row], widths, rtol=1e-4, atol=1e-5)
 
 
+def test_without_tokens_it_is_the_router_of_a_token_that_says_nothing() -> None:
+    stack = stack_of()
+    condition = stack.condition(torch.randn(B, C))
+    torch.testing.assert_close(stack.routers[0](None, condition), stack.routers[0](torch.zeros(B, 1, D), condition))
+
+
 def test_full_capacity_start() -> None:
     stack = stack_of(init="full_capacity", init_keep_prob=0.7, init_width_logit=3.0)
     output = stack.routers[0](100 * torch.randn(B, T, D), stack.condition(torch.randn(B, C)))

@@ -64,7 +64,7 @@ def measure_block(run: Callable[[float], object], batch: int, probe: float = 0.5
 
 
 def router_flops(router: Router, tokens: int) -> float:
-    """FLOPs of one router for one sample of `tokens` tokens: Eq. 4-6."""
+    """FLOPs of one router for one sample of `tokens` tokens, 0 where it reads the timestep alone: Eq. 4-6."""
     heads = router.gate_head.weight.numel() + router.width_head.weight.numel()
     projected = tokens + 1  # and delta(t)
     return 2.0 * (router.modulation.weight.numel() + projected * router.proj.weight.numel() + heads)

@@ -44,24 +44,27 @@ class Router(nn.Module):
             self._init_full_capacity(config)
 
     def forward(
-        self, hidden_states: Tensor, condition: Tensor, mask: Tensor | None = None, budget: Tensor | None = None
+        self, hidden_states: Tensor | None, condition: Tensor, mask: Tensor | None = None, budget: Tensor | None = None
     ) -> RouterOutput:
         """Eq. 4-6.
 
         Args:
-            hidden_states: the block's input x, (B, T, D).
+            hidden_states: the block's input x, (B, T, D); None: x = 0, which leaves delta(t) alone in Eq. 4.
             condition: what gamma(t), delta(t) are read from, (B, C); see `TimestepCondition`.
             mask: (B, T), true where a token counts in the mean; None counts all.
             budget: (B,), where the router was made for a range of budgets.
         """
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with torch.autocast(condition.device.type, enabled=False):
             gamma, delta = self.modulation(condition.float()).chunk(2, dim=-1)  # (B, D)
-            x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)  # (B, T, D)
-            # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
-            weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
-            bias = self.proj(delta).unsqueeze(1)  # (B, 1, R)
-            h = self.activation(torch.baddbmm(bias, x, weight.mT))  # (B, T, R)
-            pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
+            shift = self.proj(delta)  # (B, R)
+            if hidden_states is None:
+                pooled = self.activation(shift)
+            else:
+                x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)  # (B, T, D)
+                # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
+                weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
+                h = self.activation(torch.baddbmm(shift.unsqueeze(1), x, weight.mT))  # (B, T, R)
+                pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
             output = RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
             return output if self.dial is None else self.dial(output, budget)
 

@@ -241,10 +241,9 @@ class Engine:
     def _route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names."""
         assert self._condition is not None
-        tokens, mask, text = call.image, None, self._router_text(site, call)
-        if self.config.router_input == "timestep":  # a token that says nothing leaves delta(t) alone in Eq. 4
-            tokens = tokens.new_zeros(call.batch, 1, tokens.shape[-1])
-        if text is not None:
+        tokens = None if self.config.router_input == "timestep" else call.image
+        mask, text = None, self._router_text(site, call)
+        if tokens is not None and text is not None:
             tokens = torch.cat([text, tokens], dim=1)
             text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
             if text_mask is not None:
@@ -272,7 +271,7 @@ class Engine:
         router = self.stack.routers[site.index]
         assert isinstance(router, Router)
         text = self._router_text(site, call)
-        image = 1 if self.config.router_input == "timestep" else call.image.shape[1]
+        image = 0 if self.config.router_input == "timestep" else call.image.shape[1]
         return router_flops(router, image + (0 if text is None else text.shape[1]))
 
     def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
