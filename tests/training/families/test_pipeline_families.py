@@ -167,6 +167,17 @@ def test_elasticize_changes_no_bit_and_restore_neither(pipeline: Any) -> None:
     assert not any("elastic" in name or "router" in name for name in pipeline.transformer.state_dict())
 
 
+def test_forecasts_of_order_zero_are_a_coarser_walk(pipeline: Any) -> None:
+    """The last velocity again at every second step is Euler's method over every second noise level."""
+    elastic = elastic_dit.elasticize(pipeline, ElasticConfig.of(max_forecast=1))
+    walk = two_steps(pipeline, num_inference_steps=4, sigmas=[1.0, 0.8, 0.5, 0.2])
+    assert elastic.trace.flops_share == pytest.approx(0.5, abs=0.05)  # and the routers
+    elastic_dit.restore(pipeline)
+    coarse = two_steps(pipeline, sigmas=[1.0, 0.5])
+    torch.testing.assert_close(walk, coarse, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(coarse, two_steps(pipeline, sigmas=[1.0, 0.8]), atol=1e-4)
+
+
 def test_a_training_step_reaches_routers_and_backbone(pipeline: Any, images: list[Image.Image]) -> None:
     family = family_of(pipeline)
     elastic = elastic_dit.elasticize(pipeline, ElasticConfig())
