@@ -71,6 +71,7 @@ def test_a_stage_that_is_killed_says_so(tmp_path: Path) -> None:
             patch.syspath_prepend(tmp_path)
             (tmp_path / "this.py").write_text(killed)
             patch.setenv("PYTHONPATH", str(tmp_path))
+            patch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # both files are of one size, perhaps of one second
             with pytest.raises(raised):
                 run_stage("bad", stage, 1)
 
