@@ -14,7 +14,7 @@ from elastic_dit.config import ElasticConfig, preset
 from elastic_dit.core.cost import BlockCost
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router import RouterStack
-from elastic_dit.engine.hooks import Engine
+from elastic_dit.engine.engine import Engine
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.site import Site
 from elastic_dit.engine.trace import Trace
@@ -95,7 +95,7 @@ class ElasticModel:
 
         For routers that were trained on a range of budgets (`ElasticConfig.budget_range`).
         """
-        shares = [round(float(share), 6) for share in self._engine.budget]
+        shares = [round(float(share), 6) for share in self._engine.routers.budget]
         return shares[0] if len(shares) == 1 else shares
 
     @budget.setter
@@ -111,7 +111,7 @@ class ElasticModel:
         shares = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
         if not len(shares) or not ((shares >= low - 1e-6) & (shares <= high + 1e-6)).all():
             raise ConfigError(f"budget = {value}: these routers were trained for {low:g} to {high:g}")
-        self._engine.budget = shares
+        self._engine.routers.budget = shares
         self._speedup = None
 
     @property
@@ -134,7 +134,7 @@ class ElasticModel:
     @property
     def setting(self) -> Setting:
         """Everything the dial turns, at once."""
-        budget = None if self.config.budget_range is None else float(self._engine.budget[0])
+        budget = None if self.config.budget_range is None else float(self._engine.routers.budget[0])
         return Setting(self.tau, self.delta, self.max_reuse, budget)
 
     @setting.setter
@@ -192,9 +192,10 @@ class ElasticModel:
         Raises:
             ConfigError: there was no forward.
         """
-        if not self._engine.costs:
+        known = self._engine.costs.last
+        if not known:
             raise ConfigError("the blocks' costs are known after a first forward")
-        return [self._engine.costs[site.index] for site in self.sites]
+        return [known[site.index] for site in self.sites]
 
     def compile(self, **options: Any) -> None:
         """Compile each block inside its hook: one graph per block class and width, the decisions outside.
@@ -287,7 +288,7 @@ class ElasticModel:
         if not self._engine.routed:
             raise ConfigError("no losses yet: call train_mode(), run a forward, then losses(); a fixed route has none")
         routing = self._engine.routing()
-        budgets = None if self.config.budget_range is None else self._engine.budgets(len(routing.keep_prob))
+        budgets = None if self.config.budget_range is None else self._engine.routers.budgets(len(routing.keep_prob))
         return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp, budgets)
 
     def routing_logs(self) -> dict[str, float]:

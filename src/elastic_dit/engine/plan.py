@@ -38,6 +38,7 @@ class Plan:
         if not ((self.width > 0) & (self.width <= 1)).all():
             raise PlanError("width ratios must lie in (0, 1]")
         self._wanted = _wanted_later(self.keep, self.reuse)
+        self._decisions: dict[tuple[int, int, int], Decision] = {}
 
     @classmethod
     def average(cls, traces: Sequence[Trace], width_ratios: Sequence[float]) -> "Plan":
@@ -110,6 +111,11 @@ class Plan:
         """
         if self.steps == 1:
             step = 0
+        if (step, block, batch) not in self._decisions:  # asked for in every run
+            self._decisions[step, block, batch] = self._decide(step, block, batch)
+        return self._decisions[step, block, batch]
+
+    def _decide(self, step: int, block: int, batch: int) -> Decision:
         if step >= self.steps:
             raise PlanError(f"the plan has {self.steps} steps, but the run asks for step {step + 1}")
         rows = [table[step, block] for table in (self.keep, self.reuse, self.width, self._wanted)]

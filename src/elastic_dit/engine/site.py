@@ -36,15 +36,17 @@ class Site:
         self.compiled: CompiledBlock | None = None
         """Runs the block once `compile` was called."""
         self.always_open = False
-        self.signature: tuple[torch.Size, ...] = ()
+        self.signature = ""
+        """Of the shapes of its parameters: blocks with the same one cost the same. A string keeps its hash."""
         self._projections: dict[MLP, tuple[Any, Any]] = {}
+        self._widths: tuple[list[float], bool] | None = None
 
     def attach_mlps(self) -> None:
         """Make the MLPs' projections elastic; again where peft has put other layers in since.
 
         A layer that someone else has hooked (to load its weights only while it runs, say) stays whole.
         """
-        self.signature = tuple(p.shape for p in self.block.parameters())
+        self.signature = str([tuple(p.shape) for p in self.block.parameters()])
         for mlp in self.mlps:
             up, down = (self.block.get_submodule(path) for path in (mlp.up, mlp.down))
             if self._projections.get(mlp) == (up, down):
@@ -56,6 +58,7 @@ class Site:
                 make_elastic(up, UpProjection, elastic_hidden=hidden)
                 make_elastic(down, DownProjection, elastic_hidden=hidden, elastic_ratios=self.ratios)
                 self._projections[mlp] = (up, down)
+        self._widths = None
         self.set_widths([1.0], mixed=False)
 
     def detach_mlps(self) -> None:
@@ -73,10 +76,14 @@ class Site:
             ratios: one a row, ascending.
             mixed: whether rows may differ.
         """
+        if self._widths == (widths := (list(ratios), mixed)):
+            return
+        self._widths = widths
         for up, down in self._projections.values():
             keeps = [channels(ratio, up.elastic_hidden) for ratio in ratios]
-            up.elastic_keep = keeps[-1]
-            up.elastic_keeps = down.elastic_keeps = mark_rows(torch.tensor(keeps)) if mixed else None
+            rows = mark_rows(torch.tensor(keeps)) if mixed else None
+            vars(up).update(elastic_keep=keeps[-1], elastic_keeps=rows)  # setattr on a module is slow
+            vars(down).update(elastic_keeps=rows)
 
     def set_masks(self, probs: Tensor | None) -> None:
         """What the MLPs are masked by in the training calls that follow: q (B, S), or None."""

@@ -1,0 +1,33 @@
+"""FLOPs of the blocks, at the shapes that they are called with."""
+
+from collections.abc import Hashable
+
+import torch
+from diffusers.models.attention_dispatch import attention_backend
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from elastic_dit.backbones.base import TEXT
+from elastic_dit.core.cost import BlockCost, fake_mode, measure_block
+from elastic_dit.engine.site import BlockCall, Site
+
+
+class Costs:
+    """What each kind of block costs at each shape, measured once on fake tensors."""
+
+    def __init__(self) -> None:
+        self.last: dict[int, BlockCost] = {}
+        """Of each block, at the shapes of its last call."""
+        self._measured: dict[Hashable, BlockCost] = {}
+
+    def of(self, site: Site, call: BlockCall) -> BlockCost:
+        """Of one block for one sample."""
+        key = (site.signature, tuple(None if s is None else s.shape[1:] for s in (*call.x, call.arguments.get(TEXT))))
+        if key not in self._measured:
+            with torch.compiler.set_stance("force_eager"), fake_mode() as mode, attention_backend("native"):
+                fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
+                copy = BlockCall(site, fake)
+                copy.any_rows = False
+                self._measured[key] = measure_block(lambda ratio: copy.run(copy.x, None, [ratio]), call.batch)
+        cost = self.last[site.index] = self._measured[key]
+        return cost

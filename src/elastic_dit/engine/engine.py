@@ -1,0 +1,214 @@
+"""The engine behind the hooks: one forward at a time, one block at a time."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.hooks import HookRegistry
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
+from elastic_dit.config import ElasticConfig
+from elastic_dit.core.block import Decision, run_block, train_block
+from elastic_dit.core.cache import FeatureBank, Streams
+from elastic_dit.core.cost import BlockCost
+from elastic_dit.core.gating import keep_probability
+from elastic_dit.core.objective import Routing
+from elastic_dit.core.router import RouterStack, with_noise
+from elastic_dit.core.width import width_probabilities
+from elastic_dit.engine.costs import Costs
+from elastic_dit.engine.hooks import BlockHook, RootHook
+from elastic_dit.engine.plan import Plan
+from elastic_dit.engine.routers import Routers
+from elastic_dit.engine.run import Branch, Run, enter
+from elastic_dit.engine.site import HOOK, BlockCall, Site, unhook
+from elastic_dit.engine.trace import Taken, Trace
+
+
+class Engine:
+    """Decides and carries out what happens at each block of one transformer."""
+
+    def __init__(self, transformer: Any, backbone: Backbone, config: ElasticConfig, stack: RouterStack) -> None:
+        self.transformer, self.backbone, self.config = transformer, backbone, config
+        self.sites = [
+            Site(index, declared, block, config) for index, (declared, block) in enumerate(backbone.sites(transformer))
+        ]
+        for index in config.always_open:
+            self.sites[index].always_open = True
+        self.routers = Routers(transformer, backbone, config, stack, self.sites)
+        self.costs = Costs()
+        self.training = False
+        self.gradient_checkpointing = False
+        self.plan = self.own_plan = None if config.route is None else Plan.static(config.route)
+        """What runs in place of the routers' decisions, and what does where nobody forces anything."""
+        self.routed_plan = False
+        self.trace = Trace()
+        self.seconds = 0.0
+        self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
+        self.generator: torch.Generator | None = None
+        """Of the noise on decisions in training; on the CPU."""
+        self.noisy = True
+        """Whether training has the noise that the config says."""
+        self._run: Run | None = None
+        self._branch: Branch | None = None
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Put all hooks on."""
+        embedder = self.transformer.get_submodule(self.backbone.timestep_embedder)
+        self._handles.append(embedder.register_forward_hook(self._capture_timestep))
+        for site in self.sites:
+            hook = BlockHook(self, site)
+            HookRegistry.check_if_exists_or_initialize(site.block).register_hook(hook, HOOK)
+            original: Any = hook.fn_ref.original_forward
+            site.forward = original
+            site.attach_mlps()
+        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        registry.register_hook(RootHook(self), HOOK)
+        registry.invalidate_child_registries_cache()
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+        for handle in self._handles:
+            handle.remove()
+        for site in self.sites:
+            site.detach_mlps()
+            unhook(site.block)
+        registry.invalidate_child_registries_cache()
+        unhook(self.transformer)
+        self.reset()
+
+    def compile(self, options: dict[str, Any]) -> None:
+        """Compile the blocks and the routers; the decisions stay in Python."""
+        for site in self.sites:
+            site.compile(options)
+        self.routers.compile(options)
+
+    def reset(self) -> None:
+        """Forget the current run's residuals; its trace stays readable."""
+        self._run = self._branch = None
+        self.routers.forget()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the stored residuals."""
+        return self._run.memory.used if self._run else 0
+
+    def begin(self, arguments: dict[str, Any], context: str | None) -> None:
+        """A forward of the transformer starts."""
+        image: Tensor = arguments[IMAGE]
+        self.routers.to(image.device)
+        if self.training:
+            self.routed = []
+            self._run, self._branch = None, Branch("training", None, 0)
+            return
+        timestep = float(torch.as_tensor(arguments["timestep"]).max())
+        self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
+        if self._run.trace is not self.trace:
+            self.trace, self.seconds = self._run.trace, 0.0
+            memory = self._run.memory
+            memory.limit, memory.device = self.config.cache_limit, self.config.cache_device
+            for site in self.sites:
+                site.attach_mlps()
+
+    def forecast(self) -> Tensor | None:
+        """The velocity of the forward that has begun, if it is forecast and nothing need run."""
+        config = self.config
+        if self.training or not config.max_forecast:
+            return None
+        assert self._run is not None and self._branch is not None
+        sigma, bank = self._run.timestep / self.backbone.timestep_scale, self._branch.velocities
+        if sigma >= config.forecast_below or not bank.can_forecast(config.max_forecast, config.forecast_order):
+            return None
+        velocity = bank.forecast(sigma, config.forecast_order)
+        for block, cost in self.costs.last.items():
+            taken = Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=cost.dense)
+            for row in range(len(velocity)):
+                self.trace.add((self._run.step, block, self._branch.name, row), taken)
+        return velocity
+
+    def computed(self, velocity: Tensor) -> None:
+        """A forward ran, and may be what others are forecast from."""
+        config = self.config
+        if config.max_forecast and not self.training:
+            assert self._run is not None and self._branch is not None
+            sigma = self._run.timestep / self.backbone.timestep_scale
+            self._branch.velocities.store(sigma, velocity, config.forecast_order)
+
+    def end(self) -> None:
+        """A forward of the transformer is over: blocks called by hand now are dense.
+
+        Not in training, where the backward pass of checkpointed blocks comes later.
+        """
+        if not self.training:
+            self._branch = None
+            self.routers.forget()
+
+    def block(self, site: Site, call: BlockCall) -> Any:
+        """One block: Algorithm 1, or its differentiable form in training."""
+        if self._branch is None:  # called by hand, outside a forward of the transformer
+            return site.forward(**call.arguments)
+        cost = self.costs.of(site, call)
+        if self.training:
+            return call.output(self._train(site, call, cost))
+
+        assert self._run is not None
+        step = self._run.step
+        decision = self.routers.decide(site, call, step) if self._routes else None
+        if self.plan is not None:
+            decision = self.plan.decision(step, site.index, call.batch)
+        assert decision is not None
+        banks = self._branch.banks
+        if site.index not in banks:
+            banks[site.index] = FeatureBank(self.config.max_reuse, self.config.max_age, self._run.memory)
+        out, taken = run_block(call.x, call.run, decision, banks[site.index], step)
+        self._record(site, call, taken, cost)
+        return call.output(out)
+
+    def routing(self) -> Routing:
+        """What the routers said in the last training forward."""
+        p, q, costs, routers = zip(*self.routed, strict=True)
+        fixed = torch.tensor([cost.fixed for cost in costs], device=p[0].device)
+        mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
+        share = sum(routers) / sum(cost.dense for cost in costs)
+        return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp, share)
+
+    @property
+    def _routes(self) -> bool:
+        """Whether the routers run."""
+        return len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
+
+    def _train(self, site: Site, call: BlockCall, cost: BlockCost) -> Streams:
+        """One block, differentiable: masked by its router, or as a fixed route has it."""
+        config = self.config
+        if config.route is None:
+            output = self.routers.route(site, call)
+            decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
+            self.routed.append((*decided, cost, self.routers.flops(site, call)))  # the budget is on what inference does
+            if config.decision_noise and self.noisy and torch.is_grad_enabled():
+                output = with_noise(output, config.decision_noise, self.generator)
+            run = partial(train_block, block=call.run_masked, output=output, tau=config.tau)
+        elif width := config.route[site.index]:
+            call.any_rows = False
+            run = partial(call.run, rows=None, ratios=[width] * call.batch)
+        else:
+            return call.x
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            run = partial(checkpoint, run, use_reentrant=False)
+        return run(call.x)
+
+    def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
+        assert self._run is not None and self._branch is not None
+        routing = self.routers.flops(site, call) if self._routes else 0.0
+        for row in range(call.batch):
+            ran = taken.keep[row] and not taken.reuse[row]
+            width = taken.width[row] if ran else 0.0
+            flops = routing + (cost.at(width) if ran else 0.0)
+            entry = Taken(taken.keep_prob[row], taken.keep[row], taken.reuse[row], width, flops, cost.dense)
+            self.trace.add((self._run.step, site.index, self._branch.name, row), entry)
+
+    def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._branch is not None and self._routes:
+            self.routers.see(output[0] if isinstance(output, tuple) else output)

@@ -1,0 +1,130 @@
+"""What the routers of a transformer read at a call of a block, and what they say to it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from elastic_dit.backbones.base import TEXT, Backbone
+from elastic_dit.config import ElasticConfig
+from elastic_dit.core.block import Decision, decide, pack
+from elastic_dit.core.cost import router_flops
+from elastic_dit.core.router import Router, RouterOutput, RouterStack, mean_over_ranks
+from elastic_dit.engine.site import BlockCall, Site
+from elastic_dit.errors import ConfigError
+
+ALWAYS_OPEN_LOGIT = 20.0
+"""sigmoid(20) is 1 in float32's eyes: above every threshold, and reused only where tau + delta reaches 1."""
+
+
+class Routers:
+    """One router for each block, or none."""
+
+    def __init__(
+        self, transformer: Any, backbone: Backbone, config: ElasticConfig, stack: RouterStack, sites: Sequence[Site]
+    ) -> None:
+        self.transformer, self.backbone, self.config = transformer, backbone, config
+        self.stack, self.sites = stack, sites
+        self.budget = torch.tensor([config.default_budget])
+        """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
+        self._condition: Tensor | None = None
+        self._ahead: Tensor | None = None
+        self._call: Callable[..., RouterOutput] = _call
+
+    def __len__(self) -> int:
+        return len(self.stack.routers)
+
+    def compile(self, options: dict[str, Any]) -> None:
+        """From now on they run compiled, all of them in one graph's turns."""
+        self._call = torch.compile(_call, **options)
+
+    def to(self, device: torch.device) -> None:
+        """Go where the transformer's input is."""
+        parameter = next(self.stack.parameters(), None)
+        if parameter is not None and parameter.device != device:
+            self.stack.to(device)
+        self.budget = self.budget.to(device)
+
+    def see(self, temb: Tensor) -> None:
+        """The timestep embedding of the forward that has begun."""
+        assert self.stack.condition is not None
+        self._condition, self._ahead = self.stack.condition(temb), None
+
+    def forget(self) -> None:
+        """The forward is over."""
+        self._condition = self._ahead = None
+
+    def budgets(self, batch: int) -> Tensor:
+        """The budget of each row (B,), also where a pipeline's batch holds several guidance branches.
+
+        Raises:
+            ConfigError: budgets were given for another number of samples.
+        """
+        if batch % len(self.budget):
+            raise ConfigError(f"budgets were given for {len(self.budget)} samples, but the batch has {batch}")
+        return self.budget.repeat(batch // len(self.budget))
+
+    def decide(self, site: Site, call: BlockCall, step: int) -> Decision:
+        """What the router wants, in one host synchronisation; it serves all blocks where no router reads tokens."""
+        config = self.config
+        delta = config.delta if step >= config.reuse_from_step else -1.0
+        near = 1.0 if config.store_margin is None else config.delta + config.store_margin
+        if config.router_input == "timestep":
+            if self._ahead is None:
+                self._ahead = torch.stack([pack(self.route(each, call)) for each in self.sites]).cpu()  # (L, B, 1 + S)
+            packed = self._ahead[site.index]
+        else:
+            packed = pack(self.route(site, call))
+        return decide(packed, config.tau, delta, near, config.width_ratios)
+
+    def route(self, site: Site, call: BlockCall) -> RouterOutput:
+        """Eq. 4-6 on the tokens the config names."""
+        assert self._condition is not None
+        tokens = None if self.config.router_input == "timestep" else call.image
+        mask, text = None, self._text(site, call)
+        if tokens is not None and text is not None:
+            tokens = torch.cat([text, tokens], dim=1)
+            text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
+            if text_mask is not None:
+                mask = torch.cat([text_mask.bool(), text_mask.new_ones(call.image.shape[:2]).bool()], dim=1)
+        condition = self._condition[: call.batch]  # some models append rows for a second, clean timestep
+        route: Callable[..., RouterOutput] = partial(self._call, self.stack.routers[site.index])
+        if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
+            route = partial(checkpoint, route, use_reentrant=False)
+        budget = None if self.config.budget_range is None else self.budgets(call.batch)
+        output = route(tokens, condition, mask, budget)
+        group = _token_group(self.transformer)
+        if group is not None:
+            output = mean_over_ranks(output, group)
+        if site.always_open:  # times zero: every parameter keeps its place in the graph
+            output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
+        return output
+
+    def flops(self, site: Site, call: BlockCall) -> float:
+        """Of a block's router, for one sample."""
+        router = self.stack.routers[site.index]
+        assert isinstance(router, Router)
+        text = self._text(site, call)
+        image = 0 if self.config.router_input == "timestep" else call.image.shape[1]
+        return router_flops(router, image + (0 if text is None else text.shape[1]))
+
+    def _text(self, site: Site, call: BlockCall) -> Tensor | None:
+        """The text tokens a router reads beside the image's."""
+        joint = self.config.router_input == "joint" and TEXT in site.declared.returns
+        return call.arguments.get(TEXT) if joint else None
+
+
+def _call(router: nn.Module, *inputs: Tensor | None) -> RouterOutput:
+    """A function, so that one compiled graph serves all routers."""
+    return router(*inputs)
+
+
+def _token_group(transformer: Any) -> dist.ProcessGroup | None:
+    """The ranks that share out the tokens, if diffusers' context parallelism is on."""
+    parallel = getattr(transformer, "_parallel_config", None)
+    context = None if parallel is None else parallel.context_parallel_config
+    return None if context is None else context._flattened_mesh.get_group()
