@@ -30,7 +30,7 @@ bench: $(BENCHES:%=docs/bench/%.json)
 # The same at real sizes, for one GPU with 80 GB; nothing comes from the network. Not run yet.
 GPU := docs/bench/gpu
 bench-gpu: install
-	for size in flux.1-dev qwen-image hunyuan3d-2.0; do \
+	for size in flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1; do \
 	  $(BIN)/elastic-dit bench speed --size $$size --device cuda --json $(GPU)/$$size.json || exit; done
 	$(BIN)/elastic-dit bench peers --size flux.1-dev --steps 28 --device cuda --json $(GPU)/peers.json
 	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \

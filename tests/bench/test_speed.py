@@ -89,6 +89,7 @@ def test_the_sizes_are_what_they_say() -> None:
     assert counts["flux.1-dev"] == pytest.approx(11.9e9, rel=0.02)
     assert counts["qwen-image"] == pytest.approx(20.4e9, rel=0.02)
     assert counts["hunyuan3d-2.0"] == pytest.approx(1.1e9, rel=0.1)
+    assert counts["hunyuan3d-2.1"] == pytest.approx(1.4e9, rel=0.1)
     with pytest.raises(UnknownNameError, match="flux-cpu"):
         size("flux-gpu")
 

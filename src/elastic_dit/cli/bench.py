@@ -25,7 +25,10 @@ app = typer.Typer(
 )
 
 SizeName = Annotated[
-    str, typer.Option("--size", help="flux-cpu, flux-cpu-small, or for a GPU: flux.1-dev, qwen-image, hunyuan3d-2.0.")
+    str,
+    typer.Option(
+        "--size", help="flux-cpu, flux-cpu-small, or for a GPU: flux.1-dev, qwen-image, hunyuan3d-2.0, hunyuan3d-2.1."
+    ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Samples; each takes its own route.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps of a run.", show_default="the model's")]

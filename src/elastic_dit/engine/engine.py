@@ -46,6 +46,8 @@ class Engine:
         self.trace = Trace()
         self.seconds = 0.0
         self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
+        self._routes = False
+        """Whether the routers run in the current forward."""
         self.generator: torch.Generator | None = None
         """Of the noise on decisions in training; on the CPU."""
         self.noisy = True
@@ -100,6 +102,7 @@ class Engine:
         """A forward of the transformer starts."""
         image: Tensor = arguments[IMAGE]
         self.routers.to(image.device)
+        self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
             self.routed = []
             self._run, self._branch = None, Branch("training", None, 0)
@@ -174,11 +177,6 @@ class Engine:
         mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
         share = sum(routers) / sum(cost.dense for cost in costs)
         return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp, share)
-
-    @property
-    def _routes(self) -> bool:
-        """Whether the routers run."""
-        return len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
 
     def _train(self, site: Site, call: BlockCall, cost: BlockCost) -> Streams:
         """One block, differentiable: masked by its router, or as a fixed route has it."""

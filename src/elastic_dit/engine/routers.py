@@ -33,6 +33,8 @@ class Routers:
         """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
         self._condition: Tensor | None = None
         self._ahead: Tensor | None = None
+        self._flops: dict[int, float] = {}
+        """Of one router, by the tokens that it reads."""
         self._call: Callable[..., RouterOutput] = _call
 
     def __len__(self) -> int:
@@ -106,11 +108,14 @@ class Routers:
 
     def flops(self, site: Site, call: BlockCall) -> float:
         """Of a block's router, for one sample."""
-        router = self.stack.routers[site.index]
-        assert isinstance(router, Router)
         text = self._text(site, call)
         image = 0 if self.config.router_input == "timestep" else call.image.shape[1]
-        return router_flops(router, image + (0 if text is None else text.shape[1]))
+        tokens = image + (0 if text is None else text.shape[1])
+        if tokens not in self._flops:  # all routers are alike
+            router = self.stack.routers[site.index]
+            assert isinstance(router, Router)
+            self._flops[tokens] = router_flops(router, tokens)
+        return self._flops[tokens]
 
     def _text(self, site: Site, call: BlockCall) -> Tensor | None:
         """The text tokens a router reads beside the image's."""
