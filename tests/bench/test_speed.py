@@ -63,6 +63,8 @@ def test_compiled_rows_are_compared_with_the_compiled_dense_model(lane: Lane) ->
     assert compiled["reference"] == "dense, compiled"
     assert compiled["flops_share"] == pytest.approx(rows["skip + width + cache"]["flops_share"])
     assert rows["dense, compiled"]["flops_share"] == 1
+    assert rows["the same, frozen, compiled"]["flops_share"] < compiled["flops_share"]  # no routers
+    assert {row["graphs"] for row in rows.values()} == {0}  # what is compiled was compiled in the warm-up
 
 
 def test_weights_are_made_in_the_dtype(tiny_size: Size) -> None:

@@ -89,3 +89,12 @@ def test_compiled_beside_eager(speed_record: RunRecord) -> None:
     compiled = {"name": f"{CACHE}, compiled", "reference": "dense, compiled", "speedup": _spread(1.62)}
     speed_record.results["rows"].append(ours | compiled)
     assert _row([speed_record], "compiled")[1:4] == ("≥ 0.95", "0.900", "no")
+
+
+def test_graphs_after_the_warm_up(speed_record: RunRecord) -> None:
+    assert _row([speed_record], "graphs")[2:4] == NOT_THERE  # nothing is compiled
+    ours = next(row for row in speed_record.results["rows"] if row["name"] == CACHE)
+    speed_record.results["rows"].append(ours | {"name": f"{CACHE}, compiled", "graphs": 0})
+    assert _row([speed_record], "graphs")[2:4] == ("0.000", "yes")
+    speed_record.results["rows"][-1]["graphs"] = 2
+    assert _row([speed_record], "graphs")[2:4] == ("2.000", "no")

@@ -109,7 +109,7 @@ def test_every_column_is_explained(request: pytest.FixtureRequest) -> None:
 
 def test_an_unknown_kind_is_an_error(speed_record: RunRecord) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"'speeds'; known: peers, scaling, speed, training. Did you mean 'speed'"
+        UnknownNameError, match=r"'speeds'; known: parts, peers, scaling, speed, training. Did you mean 'speed'"
     ):
         tables(speed_record.model_copy(update={"kind": "speeds"}))
 

@@ -19,6 +19,8 @@ from elastic_dit.records import Environment, RunRecord
 
 COMPILED = ", compiled"
 """What the name of a compiled contender ends with."""
+GRAPHS = ", CUDA graphs"
+"""The same, of one whose compiled blocks run as CUDA graphs."""
 
 
 class Lane:
@@ -55,16 +57,28 @@ class Lane:
         twin.compile_repeated_blocks(fullgraph=True)
         return Contender(DENSE + COMPILED, twin)
 
-    def elastic_contender(self, name: str, plan: Plan, *, routed: bool = True, compiled: bool = False) -> Contender:
-        """An elastic twin under a plan; `routed`: the routers run as well, and are overruled."""
+    def elastic_contender(
+        self, name: str, plan: Plan, *, routed: bool = True, compiled: bool = False, graphs: bool = False
+    ) -> Contender:
+        """An elastic twin under a plan.
+
+        Args:
+            name: to which `COMPILED` or `GRAPHS` is added.
+            plan: what it does.
+            routed: the routers run as well, and are overruled.
+            compiled: with compiled blocks.
+            graphs: with compiled blocks under CUDA graphs.
+        """
         elastic = elasticize(self.twin(), self.size.preset)
         elastic.stack.to(self.device)
         elastic.force(plan, routed=routed)
-        if compiled:
+        if graphs:
+            elastic.compile(fullgraph=True, mode="reduce-overhead")
+        elif compiled:
             elastic.compile(fullgraph=True)
-        name += COMPILED * compiled
+        name += GRAPHS if graphs else COMPILED * compiled
         self.elastic[name] = elastic
-        reference = DENSE + COMPILED * compiled
+        reference = DENSE + COMPILED * (compiled or graphs)
         return Contender(name, elastic.transformer, elastic.reset, reference=reference)
 
     def routes(self, name: str) -> dict[str, float]:

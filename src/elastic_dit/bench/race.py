@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from elastic_dit.bench.timing import spread
@@ -49,6 +50,8 @@ class Timing:
     """In the transformer."""
     beside: tuple[tuple[float, ...], ...] = ()
     """The same of its reference: the mean of the run before and the run after."""
+    graphs: int = 0
+    """Compiled in the timed runs: each is an interruption that the warm-up should have spared."""
 
 
 def race(
@@ -91,6 +94,7 @@ def race(
             elif number >= 0:
                 timing.seconds = (*timing.seconds, tuple(seconds[name]))
                 timing.beside = (*timing.beside, tuple(beside[name]))
+                timing.graphs += run.graphs[name]
     return results
 
 
@@ -112,6 +116,7 @@ class _Run:
         self.trajectory, self.number = trajectory, number
         self.latents = dict.fromkeys(names, trajectory.noise)
         self.flops = dict.fromkeys(names, 0)
+        self.graphs = dict.fromkeys(names, 0)
         self._after: dict[str, tuple[Tensor, int]] = {}
 
     def take(self, contender: Contender, index: int) -> float:
@@ -120,8 +125,10 @@ class _Run:
         idle = contender.steps is not None and index not in contender.steps
         if idle or (self.number < 0 and own in self._after):
             return 0.0
+        before = _graphs()
         with Counting() if self.number == -1 else nullcontext() as counter:
             latents, taken = self.trajectory.step(contender.transformer, self.latents[own], index)
+        self.graphs[own] += _graphs() - before
         self._after[own] = latents, counter.get_total_flops() if counter else 0
         return taken
 
@@ -131,6 +138,11 @@ class _Run:
             self.latents[name] = latents
             self.flops[name] += flops
         self._after.clear()
+
+
+def _graphs() -> int:
+    """Compiled so far in this process."""
+    return counters["stats"]["unique_graphs"]
 
 
 class Counting(FlopCounterMode):
@@ -183,4 +195,5 @@ def row(contender: Contender, timings: dict[str, Timing], steps: int) -> dict[st
         "speedup": speedup,
         "predicted_speedup": 1 / share,
         "realised": {name: value * share for name, value in speedup.items()},
+        "graphs": own.graphs,
     }

@@ -18,7 +18,7 @@ from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.engine.plan import Plan
 from elastic_dit.records import RunRecord
 
-ALL_OPEN, CACHE = "all open", "skip + width + cache"
+ALL_OPEN, CACHE, FROZEN = "all open", "skip + width + cache", "the same, frozen"
 
 
 def speed(
@@ -40,7 +40,8 @@ def speed(
         batch: samples; each takes its own route.
         steps: denoising steps of a run.
         repeats: timed runs.
-        compiled: also the dense and the elastic model with compiled blocks.
+        compiled: also the dense and the elastic model with compiled blocks and, on a GPU, the frozen one under CUDA
+            graphs.
         seed: of the routes.
         command: what makes the record again.
         config: settings to put into the record beside these.
@@ -53,14 +54,17 @@ def speed(
         lane.elastic_contender("skip", Plan(plan.keep)),
         lane.elastic_contender("skip + width", Plan(plan.keep, width=plan.width)),
         lane.elastic_contender(CACHE, plan),
-        lane.elastic_contender("the same, frozen", plan, routed=False),
+        lane.elastic_contender(FROZEN, plan, routed=False),
     ]
     if compiled:
         contenders += [
             lane.dense_contender(compiled=True),
             lane.elastic_contender(ALL_OPEN, Plan(np.ones_like(plan.keep)), compiled=True),
             lane.elastic_contender(CACHE, plan, compiled=True),
+            lane.elastic_contender(FROZEN, plan, routed=False, compiled=True),
         ]
+        if lane.device.type == "cuda":
+            contenders.append(lane.elastic_contender(FROZEN, plan, routed=False, graphs=True))
     rows, samples = lane.race(contenders, steps, batch, repeats, progress)
     blocks = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
     results = {"rows": rows, "timeline": blocks}

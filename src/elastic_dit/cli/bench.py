@@ -172,6 +172,31 @@ def training(
 
 
 @app.command()
+def parts(
+    context: typer.Context,
+    size: SizeName = "flux-cpu",
+    batch: Batch = 1,
+    repeats: Repeats = 21,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """What a router costs beside its block, and an MLP whose weights are a view beside one with a copy of its own.
+
+    One block of each kind is built, so real sizes fit a small machine.
+    """
+
+    def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.bench import parts
+
+        return parts.parts(chosen, where, number, batch=batch, repeats=repeats, **common)
+
+    _run(context, measure, size, threads, device, dtype, json, markdown)
+
+
+@app.command()
 def report(
     records: Annotated[list[Path], typer.Argument(help="RunRecords that the other commands wrote.")],
     output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("bench.html"),

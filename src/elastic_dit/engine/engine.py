@@ -46,6 +46,7 @@ class Engine:
         self.trace = Trace()
         self.seconds = 0.0
         self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
+        self._compiled = False
         self._routes = False
         """Whether the routers run in the current forward."""
         self.generator: torch.Generator | None = None
@@ -87,6 +88,7 @@ class Engine:
         for site in self.sites:
             site.compile(options)
         self.routers.compile(options)
+        self._compiled = True
 
     def reset(self) -> None:
         """Forget the current run's residuals; its trace stays readable."""
@@ -100,6 +102,8 @@ class Engine:
 
     def begin(self, arguments: dict[str, Any], context: str | None) -> None:
         """A forward of the transformer starts."""
+        if self._compiled:  # with mode="reduce-overhead": the last forward's CUDA graphs may be written over
+            torch.compiler.cudagraph_mark_step_begin()
         image: Tensor = arguments[IMAGE]
         self.routers.to(image.device)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)

@@ -197,11 +197,45 @@ def _training(record: RunRecord) -> list[Table]:
     ]
 
 
+def _parts(record: RunRecord) -> list[Table]:
+    results = record.results
+    slices = [
+        (f"{each['width']:g}", seconds(each["view_seconds"]), seconds(each["copy_seconds"]), ratio(each["ratio"]))
+        for each in results["slices"]
+    ]
+    share = results["router_share"]
+    shares = (percent(share["median"]), percent(share["min"]), percent(share["max"]))
+    return [
+        Table(
+            f"A router of {_model(record)}",
+            ("block", "router", "share of its time", "share of its FLOPs"),
+            [
+                (
+                    seconds(results["block_seconds"]),
+                    seconds(results["router_seconds"]),
+                    f"{shares[0]} ({shares[1]}–{shares[2]})",
+                    f"{results['router_flops_share']:.2%}",
+                )
+            ],
+            f"{record.config['about']}; its last block alone, random weights, {record.config['repeats']} timed calls "
+            "of each, in turn; medians with the lowest and highest.",
+        ),
+        Table(
+            "A slice of weights: the second projection of that block's MLP",
+            ("width", "a view", "a copy", "view / copy"),
+            slices,
+            "A view: the first columns of the whole matrix, rows as far apart as before. A copy: the same columns one "
+            "after the other in memory, copied before the timing.",
+        ),
+    ]
+
+
 KINDS: dict[str, Callable[[RunRecord], list[Table]]] = {
     "speed": _speed,
     "peers": _peers,
     "scaling": _scaling,
     "training": _training,
+    "parts": _parts,
 }
 """The benchmarks, in the order of a page."""
 
