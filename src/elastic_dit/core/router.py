@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._triton import has_triton_package
 
 from elastic_dit.config import ElasticConfig
 
@@ -38,7 +40,7 @@ class Router(nn.Module):
         self.proj = nn.Linear(dim, hidden)  # W
         self.gate_head = nn.Linear(hidden, 1)  # W_g
         self.width_head = nn.Linear(hidden, len(config.width_ratios))  # W_w
-        self.activation = ACTIVATIONS[config.router_activation]
+        self.activation = config.router_activation
         self.dial = BudgetDial(len(config.width_ratios)) if config.budget_range else None
         if config.init == "full_capacity":
             self._init_full_capacity(config)
@@ -58,13 +60,11 @@ class Router(nn.Module):
             gamma, delta = self.modulation(condition.float()).chunk(2, dim=-1)  # (B, D)
             shift = self.proj(delta)  # (B, R)
             if hidden_states is None:
-                pooled = self.activation(shift)
+                pooled = ACTIVATIONS[self.activation](shift)
             else:
-                x = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=1e-6)  # (B, T, D)
                 # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
                 weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
-                h = self.activation(torch.baddbmm(shift.unsqueeze(1), x, weight.mT))  # (B, T, R)
-                pooled = masked_mean(h, mask)  # (B, R): the mean and the heads commute
+                pooled = pool(hidden_states, weight, shift, mask, self.activation)  # (B, R)
             output = RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
             return output if self.dial is None else self.dial(output, budget)
 
@@ -165,6 +165,33 @@ class RouterStack(nn.Module):
             router.start_at(width, config)
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
+
+
+def pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+    """Eq. 4-5 and the token mean of Eq. 6, (B, T, D) to (B, R): in one kernel where that can be."""
+    if fuses(x):
+        from elastic_dit.core.fused_router import fused_pool
+
+        return fused_pool(x, weight, shift, mask, activation)
+    return plain_pool(x, weight, shift, mask, activation)
+
+
+def plain_pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+    """Eq. 4-5 and the token mean of Eq. 6, for (1 + gamma) W (B, R, D) and delta W + b (B, R)."""
+    x = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)  # (B, T, D)
+    h = ACTIVATIONS[activation](torch.baddbmm(shift.unsqueeze(1), x, weight.mT))  # (B, T, R)
+    return masked_mean(h, mask)  # (B, R): the mean and the heads commute
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether one Triton kernel takes the place of `plain_pool`.
+
+    It has no backward pass, and hides its arithmetic from whoever looks at operators: torch.compile, which fuses
+    them itself, fake tensors, and those who count FLOPs.
+    """
+    if not x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return False
+    return has_triton_package() and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
