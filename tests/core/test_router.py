@@ -41,6 +41,20 @@ def test_without_tokens_it_is_the_router_of_a_token_that_says_nothing() -> None:
     torch.testing.assert_close(stack.routers[0](None, condition), stack.routers[0](torch.zeros(B, 1, D), condition))
 
 
+@pytest.mark.parametrize("changes", [{}, {"modulation": "full"}, {"budget_range": (0.2, 1.0)}])
+def test_all_routers_without_tokens_at_once(changes: dict[str, Any]) -> None:
+    stack = stack_of(**changes)
+    budget = torch.rand(B) if changes.get("budget_range") else None
+    for router in stack.routers if budget is not None else ():
+        torch.nn.init.normal_(router.dial.width_slopes)
+    condition = stack.condition(torch.randn(B, C))
+    together = stack.without_tokens(condition, budget)
+    for index, router in enumerate(stack.routers):
+        alone = router(None, condition, None, budget)
+        torch.testing.assert_close(together.gate_logit[index], alone.gate_logit)
+        torch.testing.assert_close(together.width_logits[index], alone.width_logits)
+
+
 def test_full_capacity_start() -> None:
     stack = stack_of(init="full_capacity", init_keep_prob=0.7, init_width_logit=3.0)
     output = stack.routers[0](100 * torch.randn(B, T, D), stack.condition(torch.randn(B, C)))

@@ -4,7 +4,7 @@ B batch, T tokens, D model width, R router hidden width, C condition width, S nu
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -165,6 +165,36 @@ class RouterStack(nn.Module):
             router.start_at(width, config)
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
+
+    def without_tokens(self, condition: Tensor, budget: Tensor | None = None) -> RouterOutput:
+        """What all L routers say where x = 0 in Eq. 4, logits (L, B) and (L, B, S).
+
+        Each has so little to do then that calling them one by one would take most of the time.
+
+        Args:
+            condition: as in `Router.forward`, (B, C).
+            budget: likewise, (B,).
+        """
+        routers = [cast(Router, router) for router in self.routers]
+        activation = ACTIVATIONS[routers[0].activation]
+
+        def linears(name: str, x: Tensor) -> Tensor:
+            """One linear layer of every router, (L, B, in) to (L, B, out)."""
+            layers = [cast(nn.Linear, getattr(router, name)) for router in routers]
+            bias = torch.stack([layer.bias for layer in layers]).unsqueeze(1)
+            return torch.baddbmm(bias, x, torch.stack([layer.weight for layer in layers]).mT)
+
+        with torch.autocast(condition.device.type, enabled=False):
+            # these weights are no small ones: not stacked
+            delta = torch.stack([router.modulation(condition) for router in routers]).chunk(2, dim=-1)[1]  # (L, B, D)
+            pooled = activation(linears("proj", delta))  # (L, B, R)
+            output = RouterOutput(linears("gate_head", pooled).squeeze(-1), linears("width_head", pooled))
+            if routers[0].dial is None:
+                return output
+            turned = [
+                cast(BudgetDial, r.dial)(RouterOutput(*o), budget) for r, *o in zip(routers, *output, strict=True)
+            ]
+            return RouterOutput(*map(torch.stack, zip(*turned, strict=True)))
 
 
 def pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:

@@ -77,7 +77,7 @@ class Routers:
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
         if config.router_input == "timestep":
             if self._ahead is None:
-                self._ahead = torch.stack([pack(self.route(each, call)) for each in self.sites]).cpu()  # (L, B, 1 + S)
+                self._ahead = pack(self._without_tokens(call)).cpu()  # (L, B, 1 + S)
             packed = self._ahead[site.index]
         else:
             packed = pack(self.route(site, call))
@@ -104,6 +104,16 @@ class Routers:
             output = mean_over_ranks(output, group)
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
+        return output
+
+    def _without_tokens(self, call: BlockCall) -> RouterOutput:
+        """`route` of all blocks at once, (L, B) and (L, B, S)."""
+        assert self._condition is not None
+        budget = None if self.config.budget_range is None else self.budgets(call.batch)
+        output = self.stack.without_tokens(self._condition[: call.batch], budget)
+        for site in self.sites:
+            if site.always_open:
+                output.gate_logit[site.index] = ALWAYS_OPEN_LOGIT
         return output
 
     def flops(self, site: Site, call: BlockCall) -> float:

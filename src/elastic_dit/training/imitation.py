@@ -45,7 +45,8 @@ def imitate(elastic: ElasticModel, batches: Batches) -> None:
     if not batches:
         raise ConfigError("routers are fitted to init_schedule on training batches: importance_batches must not be 0")
     schedule = torch.tensor(config.init_schedule)  # (levels, L)
-    seen, sigma = _watch(elastic, list(_spread(batches)) if config.router_input == "timestep" else batches)
+    watch = _watch_timesteps if config.router_input == "timestep" else _watch
+    seen, sigma = watch(elastic, batches)
     level = _level(sigma, len(schedule))
     for index, (router, inputs) in enumerate(zip(elastic.routers, seen, strict=True)):
         _fit(router, inputs, *_targets(schedule[level, index], config))
@@ -71,26 +72,49 @@ def _spread(batches: Batches) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
 def _watch(elastic: ElasticModel, batches: Batches) -> tuple[list[Seen], Tensor]:
     """What each router is called with while the model runs dense, and the noise levels (B,)."""
     seen: list[list[Seen]] = [[] for _ in elastic.routers]
-    sigma: list[Tensor] = []
 
     def watch(own: list[Seen]) -> Callable[[nn.Module, Seen], None]:
         return lambda router, called_with: own.append(called_with)
 
     pairs = zip(elastic.routers, seen, strict=True)
     handles = [router.register_forward_pre_hook(watch(own)) for router, own in pairs]
-    reads_image = elastic.config.router_input != "timestep"
-    elastic.force(Plan.static([float(reads_image)] * len(seen)), routed=True)  # no block need run for the others
     try:
-        with torch.no_grad():
-            for inputs, noisy in batches:
-                elastic.reset()
-                elastic.transformer(**inputs, return_dict=False)
-                sigma.append(noisy.sigma)
+        sigma = _run(elastic, batches, Plan.static([1.0] * len(seen)))
     finally:
-        elastic.force(None)
         for handle in handles:
             handle.remove()
-    return [tuple(_joined(part) for part in zip(*own, strict=True)) for own in seen], torch.cat(sigma)
+    return [tuple(_joined(part) for part in zip(*own, strict=True)) for own in seen], sigma
+
+
+def _watch_timesteps(elastic: ElasticModel, batches: Batches) -> tuple[list[Seen], Tensor]:
+    """The same for routers that see nothing of x: one condition for all of them, and no block need run."""
+    conditions: list[Tensor] = []
+    assert elastic.stack.condition is not None
+
+    def watch(condition: nn.Module, inputs: Any, output: Tensor) -> None:
+        conditions.append(output)
+
+    handle = elastic.stack.condition.register_forward_hook(watch)
+    try:
+        sigma = _run(elastic, list(_spread(batches)), Plan.static([0.0] * len(elastic.routers)))
+    finally:
+        handle.remove()
+    condition, config = torch.cat(conditions), elastic.config
+    budget = None if config.budget_range is None else condition.new_full((len(condition),), config.default_budget)
+    return [(None, condition, None, budget)] * len(elastic.routers), sigma
+
+
+def _run(elastic: ElasticModel, batches: Batches, plan: Plan) -> Tensor:
+    """One forward of each batch under a plan, the routers looking on; the noise levels (B,)."""
+    elastic.force(plan, routed=True)
+    try:
+        with torch.no_grad():
+            for inputs, _ in batches:
+                elastic.reset()
+                elastic.transformer(**inputs, return_dict=False)
+    finally:
+        elastic.force(None)
+    return torch.cat([noisy.sigma for _, noisy in batches])
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
