@@ -128,7 +128,7 @@ CPU: dict[str, Any] = {
 SIZES = {
     "flux-cpu": Size(
         "FLUX's proportions at 160 M parameters, 1,024 image and 128 text tokens: for two CPU cores",
-        steps=6,
+        steps=4,
         branches=1,
         blocks=12,
         tokens=32**2,  # with the text 1.5 tokens for each channel, as FLUX.1-dev has at 1024 px
