@@ -40,8 +40,9 @@ def comparison(bench: Bench, log: Log) -> Comparison:
 
 
 def test_dense_and_elastic_take_turns(comparison: Comparison, log: Log) -> None:
-    assert log.runs == ["dense, batch 2", "elastic, batch 2"] * 3 + ["dense, batch 1", "elastic, batch 1"] * 3
-    assert log.done == log.total == 2 * 2 * STEPS * (3 * 2 + 3)  # models, branches, steps, images
+    two, one = ["dense, batch 2", "elastic, batch 2"] * 3, ["dense, batch 1", "elastic, batch 1"] * 3
+    assert log.runs == two + one + two  # the last under a frozen plan
+    assert log.done == log.total == 2 * 2 * STEPS * (3 * 2 + 3 + 3 * 2)  # models, branches, steps, images
 
 
 def test_every_run_leaves_a_raw_sample(comparison: Comparison) -> None:
@@ -74,6 +75,17 @@ def test_routes_are_what_the_routers_say(comparison: Comparison) -> None:
     assert compute["reuse_rate"] == pytest.approx(3 / 10)
     assert compute["mean_width"] == pytest.approx((5 * 0.5 + 2 * 1) / 7)
     assert compute["flops_share"] == pytest.approx(np.mean([row["flops_share"] for row in results["prompts"]]))
+
+
+def test_the_frozen_plan_is_the_mean_of_the_routes(comparison: Comparison) -> None:
+    """All prompts take one route here, so nothing changes but the routers' FLOPs."""
+    results = comparison.record.results
+    frozen, compute = results["frozen"], results["compute"]
+    assert frozen["fidelity"] == pytest.approx(results["fidelity"], rel=1e-3)
+    for name in ("open_rate", "reuse_rate", "mean_width"):
+        assert frozen["compute"][name] == pytest.approx(compute[name])
+    assert 0 < frozen["compute"]["flops_share"] < compute["flops_share"]
+    assert frozen["step_speedup"]["min"] > 0
 
 
 def test_dense_images_are_those_of_an_untouched_pipeline(comparison: Comparison, pair: tuple[Path, Path]) -> None:

@@ -79,7 +79,8 @@ class Bench:
         """Measure both models: all prompts in one batch, then one prompt at a time.
 
         Prompt i has seed `seed + i` wherever it runs. Alone run `repeats` prompts, from the first to the last
-        evenly spread. The images, the fidelity and the routes are those of the batch's first run.
+        evenly spread. The images, the fidelity and the routes are those of the batch's first run. At the end the
+        batch runs under one route table, averaged over these routes, for all prompts.
 
         Args:
             prompts: B texts, at least one.
@@ -96,7 +97,7 @@ class Bench:
         if len(prompts) > 1:
             rounds += [(int(index),) for index in np.linspace(0, len(prompts) - 1, repeats).round()]
         forwards = self.warm_up(task, [everyone, (0,)])
-        task.meter.total = 2 * forwards * task.steps * sum(map(len, rounds))
+        task.meter.total = 2 * forwards * task.steps * (sum(map(len, rounds)) + repeats * len(prompts))
 
         samples: dict[str, list[float]] = defaultdict(list)
         pictures: dict[str, list[Image.Image]] = {}
@@ -109,6 +110,7 @@ class Bench:
                 if name not in pictures:
                     pictures[name] = run.images
                     trace = self.elastic.trace
+        frozen = self._frozen(task, everyone, trace, pictures["dense"], repeats)
         record = RunRecord(
             kind="demo",
             command=command,
@@ -122,6 +124,7 @@ class Bench:
                 "model": _describe(self.elastic),
                 "latency": [_latency(samples, size) for size in sorted({len(group) for group in rounds})],
                 "compute": compute_of(trace),
+                "frozen": frozen,
                 **self._by_prompt(prompts, trace, pictures, seed),
             },
             samples=dict(samples),
@@ -147,6 +150,22 @@ class Bench:
             synchronize(device)
             total = time.perf_counter() - start
         return Run(images, sum(timer.seconds) / task.steps, total, len(timer.seconds))
+
+    def _frozen(
+        self, task: "Task", group: tuple[int, ...], trace: Trace, dense: Sequence[Image.Image], repeats: int
+    ) -> dict[str, Any]:
+        """The batch under the mean of its own routes, in turn with dense: compute, fidelity, speed-up of a step."""
+        self.elastic.freeze([trace])
+        try:
+            runs = [(self.run("dense", group, task), self.run("elastic", group, task)) for _ in range(repeats)]
+        finally:
+            self.elastic.force(None)
+        close = [fidelity(*pair) for pair in zip(runs[0][1].images, dense, strict=True)]
+        return {
+            "compute": compute_of(self.elastic.trace),
+            "fidelity": mean_fidelity(close)._asdict(),
+            "step_speedup": spread([other.step_seconds / own.step_seconds for other, own in runs]),
+        }
 
     def _by_prompt(
         self, prompts: Sequence[str], trace: Trace, pictures: dict[str, list[Image.Image]], seed: int

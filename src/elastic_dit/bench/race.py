@@ -50,6 +50,8 @@ class Timing:
     """In the transformer."""
     beside: tuple[tuple[float, ...], ...] = ()
     """The same of its reference: the mean of the run before and the run after."""
+    warm_up: float = 0.0
+    """Seconds of the first run, in which all is compiled."""
     graphs: int = 0
     """Compiled in the timed runs: each is an interruption that the warm-up should have spared."""
 
@@ -89,7 +91,9 @@ def race(
                     beside[reference.name].append(statistics.mean(around))
             run.advance()
         for name, timing in results.items():
-            if number == -1:
+            if number == -2:
+                timing.warm_up = run.seconds[name]
+            elif number == -1:
                 timing.flops = run.flops[name]
             elif number >= 0:
                 timing.seconds = (*timing.seconds, tuple(seconds[name]))
@@ -117,6 +121,7 @@ class _Run:
         self.latents = dict.fromkeys(names, trajectory.noise)
         self.flops = dict.fromkeys(names, 0)
         self.graphs = dict.fromkeys(names, 0)
+        self.seconds = dict.fromkeys(names, 0.0)
         self._after: dict[str, tuple[Tensor, int]] = {}
 
     def take(self, contender: Contender, index: int) -> float:
@@ -129,6 +134,7 @@ class _Run:
         with Counting() if self.number == -1 else nullcontext() as counter:
             latents, taken = self.trajectory.step(contender.transformer, self.latents[own], index)
         self.graphs[own] += _graphs() - before
+        self.seconds[own] += taken
         self._after[own] = latents, counter.get_total_flops() if counter else 0
         return taken
 
@@ -195,5 +201,6 @@ def row(contender: Contender, timings: dict[str, Timing], steps: int) -> dict[st
         "speedup": speedup,
         "predicted_speedup": 1 / share,
         "realised": {name: value * share for name, value in speedup.items()},
+        "warm_up_seconds": own.warm_up,
         "graphs": own.graphs,
     }

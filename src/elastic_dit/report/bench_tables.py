@@ -84,7 +84,27 @@ def _speed(record: RunRecord) -> list[Table]:
             "residual. Width: mean MLP width of the blocks that ran.",
         ),
     ]
+    compiled = [row for row in rows if COMPILED in row["name"] and "warm_up_seconds" in row]
+    made += [_compilation(compiled, record.config["steps"])] if compiled else []
     return [*made, _timeline(record)] if "timeline" in record.results else made
+
+
+def _compilation(rows: list[dict[str, Any]], steps: int) -> Table:
+    return Table(
+        "Compilation",
+        ("", "first run", "a later run", "graphs after the first"),
+        [
+            (
+                row["name"].removesuffix(COMPILED),
+                seconds(alone(row["warm_up_seconds"])),
+                seconds(alone(row["step_seconds"]["median"] * steps)),
+                str(row["graphs"]),
+            )
+            for row in rows
+        ],
+        "First run: all steps, with all that is compiled in them, in the order of the table, so what blocks share "
+        "counts for the row above. Graphs: compiled in any later run.",
+    )
 
 
 def _timeline(record: RunRecord) -> Table:
