@@ -36,13 +36,21 @@ def test_tables_show_the_records_numbers(reread: Comparison) -> None:
     record = reread.record
     results = record.results
     rows = latency_table(record).rows
-    assert [row[0] for row in rows] == ["step, batch 1", "image, batch 1", "step, batch 3", "image, batch 3"]
+    assert [row[0] for row in rows] == [
+        "step, batch 1",
+        "image, batch 1",
+        "step, batch 3",
+        "image, batch 3",
+        "step, batch 3, frozen",
+    ]
+    assert rows[-1][-1] == times(results["frozen"]["step_speedup"])
     assert rows[2][1:] == (
         seconds(results["latency"][1]["dense_step_seconds"]),
         seconds(results["latency"][1]["elastic_step_seconds"]),
         times(results["latency"][1]["step_speedup"]),
     )
-    *prompts, total = compute_table(record).rows
+    *prompts, total, frozen = compute_table(record).rows
+    assert frozen[:2] == ("all prompts, frozen", f"{results['frozen']['compute']['flops_share']:.1%}")
     assert [row[0] for row in prompts] == [f"“{prompt}”" for prompt in record.config["prompts"]]
     assert total[1:] == (
         f"{results['compute']['flops_share']:.1%}",
