@@ -28,16 +28,15 @@ def latency_table(record: RunRecord) -> Table:
         for what, label in (("step", "step"), ("run", "image")):
             dense, elastic = row[f"dense_{what}_seconds"], row[f"elastic_{what}_seconds"]
             rows.append((f"{label}, {where}", seconds(dense), seconds(elastic), times(row[f"{what}_speedup"])))
-    frozen = record.results.get("frozen")
-    if frozen:
-        rows.append((f"step, batch {len(record.results['prompts'])}, frozen", "", "", times(frozen["step_speedup"])))
+    frozen = record.results["frozen"]
+    rows.append((f"step, batch {len(record.results['prompts'])}, frozen", NONE, NONE, times(frozen["step_speedup"])))
     return Table(
         "Time",
         ("", "dense", "elastic", "speed-up"),
         rows,
         "Median (lowest–highest). Step: one denoising step, the transformer alone, all guidance passes. Image: from "
-        "prompts to images, the whole batch. Dense and elastic runs take turns; a speed-up compares two neighbours."
-        + (" Frozen: one route for all prompts, the mean of theirs, without routers." if frozen else ""),
+        "prompts to images, the whole batch. Dense and elastic runs take turns; a speed-up compares two neighbours. "
+        "Frozen: one route for all prompts, the mean of theirs, without routers.",
     )
 
 
@@ -45,9 +44,8 @@ def compute_table(record: RunRecord) -> Table:
     """What was spent and how close the images are, for each prompt and for all."""
     rows = [(f"“{row['prompt']}”", *_shares(row)) for row in record.results["prompts"]]
     rows.append(("all prompts", *_shares(record.results["compute"] | record.results["fidelity"])))
-    frozen = record.results.get("frozen")
-    if frozen:
-        rows.append(("all prompts, frozen", *_shares(frozen["compute"] | frozen["fidelity"])))
+    frozen = record.results["frozen"]
+    rows.append(("all prompts, frozen", *_shares(frozen["compute"] | frozen["fidelity"])))
     return Table(
         "Compute and fidelity to the dense images",
         ("", "FLOPs", "open", "reused", "width", "PSNR", "SSIM"),
