@@ -22,8 +22,8 @@ check: install
 figures: install
 	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json
 
-# The tables and plots of docs/performance.md: about an hour on two cores.
-BENCHES := speed peers scaling training
+# The tables and plots of docs/performance.md: about an hour and a half on two cores.
+BENCHES := speed peers scaling training parts
 bench: $(BENCHES:%=docs/bench/%.json)
 	$(BIN)/elastic-dit bench report $^ --output docs/bench/index.html --plots docs/bench --markdown docs/bench/bars.md
 
