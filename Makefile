@@ -24,19 +24,28 @@ figures: install
 
 # The tables and plots of docs/performance.md: about an hour and a half on two cores.
 BENCHES := speed peers scaling training parts
-bench: $(BENCHES:%=docs/bench/%.json)
-	$(BIN)/elastic-dit bench report $^ --output docs/bench/index.html --plots docs/bench --markdown docs/bench/bars.md
+PARTS := flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1
+bench: $(BENCHES:%=docs/bench/%.json) $(PARTS:%=docs/bench/parts-%.json) docs/bench/speed-bfloat16.json
+	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) --output docs/bench/index.html --plots docs/bench --markdown docs/bench/bars.md
 
 # The same at real sizes, for one GPU with 80 GB; nothing comes from the network. Not run yet.
 GPU := docs/bench/gpu
 bench-gpu: install
 	for size in flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1; do \
-	  $(BIN)/elastic-dit bench speed --size $$size --device cuda --json $(GPU)/$$size.json || exit; done
+	  $(BIN)/elastic-dit bench speed --size $$size --device cuda --json $(GPU)/$$size.json && \
+	  $(BIN)/elastic-dit bench parts --size $$size --device cuda --json $(GPU)/parts-$$size.json || exit; done
 	$(BIN)/elastic-dit bench peers --size flux.1-dev --steps 28 --device cuda --json $(GPU)/peers.json
 	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \
 	  --tokens 256,1024,4096,16384 --lengths 4,8,28,50 --json $(GPU)/scaling.json
 	$(BIN)/elastic-dit bench training --size hunyuan3d-2.0 --device cuda --json $(GPU)/training.json
 	$(BIN)/elastic-dit bench report $(GPU)/*.json --output $(GPU)/index.html --plots $(GPU)
+
+docs/bench/parts-%.json: $(VENV)/installed
+	$(BIN)/elastic-dit bench parts --size $* --repeats 5 --json $@ --markdown $(@:.json=.md)
+
+docs/bench/speed-bfloat16.json: $(VENV)/installed
+	$(BIN)/elastic-dit bench speed --size flux-cpu-small --dtype bfloat16 --steps 3 --no-compile --json $@ \
+	  --markdown $(@:.json=.md)
 
 docs/bench/%.json: $(VENV)/installed
 	$(BIN)/elastic-dit bench $* --json $@ --markdown docs/bench/$*.md

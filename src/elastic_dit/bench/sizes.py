@@ -167,7 +167,7 @@ SIZES = {
         inputs=_qwen_inputs,
     ),
     "hunyuan3d-2.0": Size(
-        "a FLUX transformer with the sizes of Hunyuan3D-2.0's, 3,025 latents and 1,370 image tokens, two guidance "
+        "A FLUX transformer with the sizes of Hunyuan3D-2.0's, 3,025 latents and 1,370 image tokens, two guidance "
         "passes: for a GPU",
         steps=5,
         branches=2,
@@ -186,7 +186,7 @@ SIZES = {
         preset="hunyuan3d",
     ),
     "hunyuan3d-2.1": Size(
-        "a Wan transformer with the sizes of Hunyuan3D-2.1's blocks (self-attention, attention to the image, MLP; its "
+        "A Wan transformer with the sizes of Hunyuan3D-2.1's blocks (self-attention, attention to the image, MLP; its "
         "experts left out), 4,096 latents and 1,370 image tokens, two guidance passes: for a GPU",
         steps=5,
         branches=2,
