@@ -44,7 +44,7 @@ docs/bench/parts-%.json: $(VENV)/installed
 	$(BIN)/elastic-dit bench parts --size $* --repeats 5 --json $@ --markdown $(@:.json=.md)
 
 docs/bench/speed-bfloat16.json: $(VENV)/installed
-	$(BIN)/elastic-dit bench speed --size flux-cpu-small --dtype bfloat16 --steps 3 --no-compile --json $@ \
+	$(BIN)/elastic-dit bench speed --size flux-cpu-small --dtype bfloat16 --steps 3 --repeats 3 --no-compile --json $@ \
 	  --markdown $(@:.json=.md)
 
 docs/bench/%.json: $(VENV)/installed

@@ -125,7 +125,7 @@ def scaling(
     size: SizeName = "flux-cpu-small",
     batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,8",
     tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "1024",
-    blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24",
+    blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
     lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "8",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
     repeats: Repeats = 7,
