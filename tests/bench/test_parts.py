@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elastic_dit.bench.parts import parts
+from elastic_dit.bench.parts import _other_share, parts
 from elastic_dit.bench.sizes import Size
 from elastic_dit.report.bench_tables import markdown
 
@@ -27,6 +27,7 @@ def test_a_record(tiny_size: Size) -> None:
     router, block = (sorted(record.samples[f"{name}_seconds"]) for name in ("router", "block"))
     assert results["router_seconds"]["median"] == router[1]
     assert results["router_share"]["max"] <= router[-1] / block[0]
+    assert 0 < results["other_share"] < 1
     text = markdown(record)
     assert "A router of tiny, batch 2, float32" in text
     assert f"{results['router_flops_share']:.2%}" in text
@@ -45,3 +46,9 @@ def test_the_router_has_the_flops_of_the_equations(tiny_size: Size) -> None:
     attention = 4 * tokens**2 * dim
     block = 2 * (weights * tokens - modulation) + attention
     assert record.results["router_flops_share"] == pytest.approx(projection / block, rel=0.15)
+
+
+def test_what_is_no_product() -> None:
+    x, cpu = torch.randn(600, 600), torch.device("cpu")
+    assert _other_share(lambda: x @ x, cpu) < 0.3
+    assert _other_share(lambda: x.sin().cos(), cpu) == 1

@@ -1,4 +1,4 @@
-"""What two parts of a block cost by themselves: its router, and an MLP that is a slice of its weights.
+"""What parts of a block cost: its router, an MLP that is a slice of its weights, and all that is no matrix product.
 
 One block of a size is enough for that, so real sizes fit a small machine too.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import profile
 
 from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
@@ -59,6 +60,7 @@ def parts(
     seconds = _in_turn(runs, repeats, device, progress)
     router: Any = elastic.routers[-1]
     results = {
+        "other_share": _other_share(runs["block"], device),
         "block_seconds": spread(seconds["block"]),
         "router_seconds": spread(seconds["router"]),
         "router_share": _beside(seconds["router"], seconds["block"]),
@@ -131,6 +133,30 @@ def _in_turn(
             synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     return {name: values[1:] for name, values in seconds.items()}
+
+
+PRODUCTS = (
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_dot",
+    "_flash_attention",
+    "_efficient_attention",
+    "_cudnn_attention",
+)
+"""What FLOPs are counted of: the operators whose names begin so."""
+
+
+@torch.no_grad()
+def _other_share(run: Callable[[], object], device: torch.device) -> float:
+    """Share of a block's time that is in no matrix product and no attention, by torch's profiler: FLOPs miss it."""
+    with profile() as seen:
+        run()
+    own = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
+    times = {event.key: float(getattr(event, own)) for event in seen.key_averages() if event.key.startswith("aten::")}
+    products = sum(time for key, time in times.items() if key.removeprefix("aten::").startswith(PRODUCTS))
+    return 1 - products / sum(times.values())
 
 
 def _beside(own: list[float], other: list[float]) -> dict[str, float]:

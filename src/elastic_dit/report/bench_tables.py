@@ -228,17 +228,20 @@ def _parts(record: RunRecord) -> list[Table]:
     return [
         Table(
             f"A router of {_model(record)}",
-            ("block", "router", "share of its time", "share of its FLOPs"),
+            ("block", "router", "share of its time", "share of its FLOPs", "block: no product"),
             [
                 (
                     seconds(results["block_seconds"]),
                     seconds(results["router_seconds"]),
                     f"{shares[0]} ({shares[1]}–{shares[2]})",
                     f"{results['router_flops_share']:.2%}",
+                    percent(results.get("other_share")),
                 )
             ],
             f"{record.config['about']}; its last block alone, random weights, {record.config['repeats']} timed calls "
-            "of each, in turn; medians with the lowest and highest.",
+            "of each, in turn; medians with the lowest and highest. No product: share of the block's time in neither a "
+            "matrix product nor attention, by torch's profiler; FLOPs do not count it, and only a part of it shrinks "
+            "with the MLP.",
         ),
         Table(
             "A slice of weights: the second projection of that block's MLP",
