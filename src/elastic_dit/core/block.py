@@ -88,23 +88,30 @@ def run_block(
     ]
     ran = [row for row in batch if decision.keep[row] and not reused[row]]
     ran.sort(key=lambda row: decision.width[row])  # rows of one width lie side by side
-    groups = [group for group in (ran, [row for row in batch if reused[row]]) if group]
+    again = [row for row in batch if reused[row]]
+    skipped = [row for row in batch if not decision.keep[row]]
 
-    whole = groups[:1] == [list(batch)]
-    out = x if whole or not groups else tuple(None if s is None else s.clone() for s in x)
+    def carry_out(group: list[int], before: Streams, rows: Rows) -> Streams:
+        if group is skipped:
+            return before
+        if group is again:
+            return bank.reuse(again, before)  # Eq. 19
+        after = block(before, rows, [decision.width[row] for row in ran])
+        _store(bank, ran, decision, before, after, step)
+        return after
+
+    taken = decision._replace(reuse=reused)
+    groups = [group for group in (ran, again, skipped) if group]
+    if groups == [list(batch)]:
+        return carry_out(groups[0], x, None), taken
+    out = tuple(None if s is None else torch.empty_like(s) for s in x)
     for group in groups:
-        rows = None if whole else _rows(group, x)
-        before = x if rows is None else take(x, rows)
-        if group is ran:
-            after = block(before, rows, [decision.width[row] for row in ran])
-            _store(bank, ran, decision, before, after, step)
-        else:
-            after = bank.reuse(group, before)  # Eq. 19
-        if rows is None:
-            out = after
-        else:
-            put(out, rows, after)
-    return out, decision._replace(reuse=reused)
+        rows = _rows(group, x)
+        before = take(x, rows)
+        after = carry_out(group, before, rows)
+        # a stream that the block does not give back (the text in SD3's last) stays as it was
+        put(out, rows, tuple(b if a is None else a for b, a in zip(before, after, strict=True)))
+    return out, taken
 
 
 def train_block(x: Streams, block: Callable[[Streams, Tensor], Streams], output: RouterOutput, tau: float) -> Streams:

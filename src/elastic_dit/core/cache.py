@@ -115,7 +115,7 @@ def take(streams: Streams, rows: Tensor) -> Streams:
 
 
 def put(streams: Streams, rows: Tensor, values: Streams) -> None:
-    """Write some rows of each stream, in place; a stream missing on either side stays as it was."""
+    """Write some rows of each stream that there is, in place."""
     for stream, value in zip(streams, values, strict=True):
         if stream is not None and value is not None:
             stream.index_copy_(0, rows, value)
