@@ -56,37 +56,48 @@ def training(
     config: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> RunRecord:
-    """Dense and elastic steps in turn, without and with gradient checkpointing.
+    """Elastic steps, each between two dense ones, without and with gradient checkpointing.
 
     Args:
         lane: the transformer.
         batch: samples of a step.
-        repeats: timed steps of each.
+        repeats: timed elastic steps.
         command: what makes the record again.
         config: settings to put into the record beside these.
         progress: see `race.Progress`.
     """
-    kinds = [(elastic, checkpointing) for checkpointing in (False, True) for elastic in (False, True)]
-    trainees = [Trainee(lane, batch, elastic=e, checkpointing=c) for e, c in kinds]
-    seconds: dict[str, list[float]] = {each.name: [] for each in trainees}
-    memories: dict[str, tuple[int, int]] = {}
-    for number in range(-1, repeats):
-        for each in trainees[number % 4 :] + trainees[: number % 4]:
-            progress(each.name, (number + 1) * len(trainees), (repeats + 1) * len(trainees))
-            if number < 0:
-                memories[each.name] = memory(each)
-            else:
-                synchronize(lane.device)
-                start = time.perf_counter()
-                each.step()
-                synchronize(lane.device)
-                seconds[each.name].append(time.perf_counter() - start)
-            each.forget()
-    rows = [_row(name, seconds, memories) for name in seconds]
-    measured = {f"{name}_seconds": values for name, values in seconds.items()}
+    rows: list[dict[str, Any]] = []
+    samples: dict[str, list[float]] = {}
+    for checkpointing in (False, True):
+        dense, own = (Trainee(lane, batch, elastic=elastic, checkpointing=checkpointing) for elastic in (False, True))
+        memories = {each.name: memory(each) for each in (dense, own)}
+        before, seconds, after = [], [], []
+        for number in range(repeats):
+            progress(own.name, repeats * checkpointing + number, 2 * repeats)
+            before.append(_seconds(dense))
+            seconds.append(_seconds(own))
+            after.append(_seconds(dense))
+        beside = [statistics.mean(around) for around in zip(before, after, strict=True)]
+        rows += [
+            _row(dense.name, beside, dense.name, beside, memories),
+            _row(own.name, seconds, dense.name, beside, memories),
+        ]
+        samples |= {f"{own.name}_seconds": seconds, f"{dense.name}_before": before, f"{dense.name}_after": after}
     return record_of(
-        "training", lane, {"rows": rows}, measured, command, (config or {}) | settings(1, batch, repeats, 0)
+        "training", lane, {"rows": rows}, samples, command, (config or {}) | settings(1, batch, repeats, 0)
     )
+
+
+def _seconds(trainee: Trainee) -> float:
+    """Of one step."""
+    device = trainee.timestep.device
+    synchronize(device)
+    start = time.perf_counter()
+    trainee.step()
+    synchronize(device)
+    taken = time.perf_counter() - start
+    trainee.forget()
+    return taken
 
 
 def memory(trainee: Trainee) -> tuple[int, int]:
@@ -113,17 +124,20 @@ def _weights(trainee: Trainee) -> int:
     return sum(p.nbytes for module in modules for p in module.parameters())
 
 
-def _row(name: str, seconds: dict[str, list[float]], memories: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """A trainee beside the dense one with the same checkpointing."""
-    reference = name.replace("elastic", "dense")
-    ratios = [own / dense for own, dense in zip(seconds[name], seconds[reference], strict=True)]
-    ratio = statistics.median(seconds[name]) / statistics.median(seconds[reference])
+def _row(
+    name: str,
+    seconds: list[float],
+    reference: str,
+    beside: list[float],
+    memories: dict[str, tuple[int, int]],
+) -> dict[str, Any]:
+    """A trainee beside the dense steps around its own."""
     (peak, held), (dense_peak, dense_held) = memories[name], memories[reference]
     return {
         "name": name,
         "reference": reference,
-        "step_seconds": spread(seconds[name]),
-        "ratio": {"median": ratio, "min": min(ratios), "max": max(ratios)},
+        "step_seconds": spread(seconds),
+        "ratio": spread([own / dense for own, dense in zip(seconds, beside, strict=True)]),
         "peak_bytes": peak,
         "memory_ratio": peak / dense_peak,
         "saved_bytes": held,
