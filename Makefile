@@ -22,7 +22,7 @@ check: install
 figures: install
 	$(BIN)/elastic-dit demo --output docs/demo --json docs/demo/record.json
 
-# The tables and plots of docs/performance.md: about an hour and a half on two cores.
+# The tables and plots of docs/performance.md: about two hours on two cores.
 BENCHES := speed peers scaling training parts
 PARTS := flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1
 bench: $(BENCHES:%=docs/bench/%.json) $(PARTS:%=docs/bench/parts-%.json) docs/bench/speed-bfloat16.json

@@ -123,10 +123,10 @@ def peers(
 def scaling(
     context: typer.Context,
     size: SizeName = "flux-cpu-small",
-    batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,8",
-    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "1024",
+    batches: Annotated[str, typer.Option(help="Samples in a batch, mixed routes.")] = "1,2,4,8",
+    tokens: Annotated[str, typer.Option(help="Image tokens; up to 16384 on a GPU.")] = "1024,2304",
     blocks: Annotated[str, typer.Option(help="Blocks.")] = "8,24,60",
-    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "8",
+    lengths: Annotated[str, typer.Option(help="Denoising steps.")] = "8,28",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the other axes' runs.")] = 4,
     repeats: Repeats = 7,
     seed: Seed = 0,
