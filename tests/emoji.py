@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from elastic_dit import ElasticConfig, elasticize
+from elastic_dit import ElasticConfig, elasticize, restore
 from elastic_dit.models import EmojiFluxPipeline
 
 OPEN, SKIPPED, BORDER = 3.0, -3.0, 0.08
@@ -33,3 +33,13 @@ def save_pair(folder: Path) -> tuple[Path, Path]:
             router.width_head.weight.zero_()
             router.width_head.bias.copy_(torch.eye(4)[width])
     return folder / "model", elastic.save(folder / "adapter")
+
+
+def save_dial(pipe: EmojiFluxPipeline, folder: Path) -> Path:
+    """Write an adapter of that pipeline for budgets from 0.3 to 1: two of three blocks close on the way down."""
+    path = ((0.9, 1, 0.5), (0.75, 1, 0.0), (0.45, 2, 0.0))
+    elastic = elasticize(pipe, ElasticConfig.of(router_input="timestep", init_path=path, budget_range=(0.3, 1.0)))
+    try:
+        return elastic.save(folder)
+    finally:
+        restore(pipe)

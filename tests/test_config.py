@@ -54,6 +54,11 @@ def test_unknown_preset() -> None:
         ({"width_ratios": ()}, "rise to 1"),
         ({"width_ratios": (0.5, 0.5, 1.0)}, "rise to 1"),
         ({"taw": 1, "rho": 2}, "taw.*; .*rho"),
+        ({"init_path": ((0.9, 0, 0.5),)}, "needs a budget_range"),
+        ({"init_path": ((0.7, 0, 0.5), (0.9, 1, 0.5)), "budget_range": (0.3, 1.0)}, "shares of init_path must fall"),
+        ({"init_path": ((0.9, 0, 0.6),), "budget_range": (0.3, 1.0)}, "block 0 to width 0.6 .* one of width_ratios"),
+        ({"init_path": ((0.9, 2, 0.5), (0.8, 2, 0.5)), "budget_range": (0.3, 1.0)}, "block 2 .* narrower than before"),
+        ({"init_path": (), "init_route": (1.0,), "budget_range": (0.3, 1.0)}, "init_route and init_path both say"),
     ],
 )
 def test_refused(values: dict[str, object], message: str) -> None:

@@ -54,6 +54,15 @@ class Point(BaseModel):
     """Seconds of a step, dense and elastic in turn."""
 
 
+class Check(BaseModel):
+    """A speed-up that was asked for, and what came of it."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    asked: float = Field(gt=0)
+    point: Point
+
+
 class Calibration(BaseModel):
     """What `elastic-dit calibrate` measures. It holds for its machine, steps, batch and image size."""
 
@@ -65,6 +74,8 @@ class Calibration(BaseModel):
     config: dict[str, Any]
     """Prompts, steps, guidance, size."""
     points: list[Point] = Field(min_length=2)
+    checks: list[Check] = []
+    """Measured after the points, at the settings that they give."""
 
     def curves(self) -> list[list[Point]]:
         """For each (delta, K) the points from slow to fast, without those that a milder setting outruns."""

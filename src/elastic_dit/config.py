@@ -39,6 +39,9 @@ class ElasticConfig(BaseModel):
     """Start near this route in place of `init`: the width of each block, 0 where p starts at 1 - init_keep_prob."""
     init_schedule: tuple[tuple[float, ...], ...] | None = None
     """Start near these routes in place of one: for as many equal ranges of noise levels, from the lowest up."""
+    init_path: tuple[tuple[float, int, float], ...] | None = None
+    """Start with a route for every budget, each within the next larger one: below this share of the dense FLOPs, this
+    block runs at this width, 0 where it is left out; from the largest share down."""
 
     # Decisions (Eq. 7-16)
     tau: float = Field(default=0.5, ge=0, le=1)
@@ -124,9 +127,29 @@ class ElasticConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _path_narrows(self) -> "ElasticConfig":
+        if self.init_path is None:
+            return self
+        if self.budget_range is None:
+            raise ValueError("init_path has a route for every budget; it needs a budget_range")
+        shares = [share for share, _, _ in self.init_path]
+        if not all(0 < share <= 1 for share in shares) or shares != sorted(shares, reverse=True):
+            raise ValueError(f"the shares of init_path must fall and lie in (0, 1], got {shares}")
+        widths: dict[int, float] = {}
+        for share, block, width in self.init_path:
+            if block < 0 or width not in (0, *self.width_ratios) or width >= widths.get(block, 1.0):
+                raise ValueError(
+                    f"init_path takes block {block} to width {width:g} at a share of {share:g}: expected one of "
+                    f"width_ratios, or 0, and narrower than before"
+                )
+            widths[block] = width
+        return self
+
+    @model_validator(mode="after")
     def _route_is_widths(self) -> "ElasticConfig":
-        if self.init_route is not None and self.init_schedule is not None:
-            raise ValueError("init_route and init_schedule both say where routers start; give one of them")
+        starts = [name for name in ("init_route", "init_schedule", "init_path") if getattr(self, name) is not None]
+        if len(starts) > 1:
+            raise ValueError(f"{' and '.join(starts[:2])} both say where routers start; give one of them")
         for name, widths in self.routes:
             if not (all(0 <= width <= 1 for width in widths) and any(widths)):
                 raise ValueError(f"{name} must hold widths in 0..1, not all of them 0, got {widths}")

@@ -38,6 +38,9 @@ class ElasticModel:
         for name, route in config.routes:
             if len(route) != blocks:
                 raise ConfigError(f"{name} has {len(route)} blocks; the transformer has {blocks}")
+        for _, index, _ in config.init_path or ():
+            if index >= blocks:
+                raise ConfigError(f"init_path names block {index}; the transformer has {blocks} blocks")
         dim = backbone.dim(transformer)
         self.transformer = transformer
         self.backbone = backbone

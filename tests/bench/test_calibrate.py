@@ -22,7 +22,13 @@ def log() -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def result(bench: Bench, log: list[tuple[int, int]]) -> Calibration:
     return calibrate(
-        bench, PROMPTS, SETTINGS, points=POINTS, repeats=2, progress=lambda _, done, total: log.append((done, total))
+        bench,
+        PROMPTS,
+        SETTINGS,
+        points=POINTS,
+        repeats=2,
+        checks=(1000.0, 0.001),
+        progress=lambda _, done, total: log.append((done, total)),
     )
 
 
@@ -46,6 +52,10 @@ def test_thresholds_reach_from_all_open_to_mostly_skipped(result: Calibration) -
     # the routers cost something; one block's MLP is narrow; the others' widths are full
     assert own.flops_share < everything.flops_share < 1.1
     assert own.ssim < everything.ssim <= 1
+
+
+def test_what_lies_outside_is_not_checked(result: Calibration) -> None:
+    assert result.checks == []
 
 
 def test_the_model_is_as_it_was(bench: Bench, result: Calibration) -> None:

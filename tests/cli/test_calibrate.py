@@ -22,13 +22,15 @@ def test_a_speed_up_can_be_asked_for_afterwards(
     prompts.write_text("a red apple\n\na dog\n")
     output = ("--output", tmp_path / "cat.png")
     assert_refused(run("generate", "a cat", *model, *output, *SIZE, "--speedup", 1.2), "elastic-dit calibrate")
-    outcome = run("calibrate", *model, *SIZE, "--prompts", prompts, "--points", 10, "--repeats", 1, "--guidance", 1)
+    few = ("--points", 10, "--repeats", 1, "--guidance", 1, "--check", 1000)
+    outcome = run("calibrate", *model, *SIZE, "--prompts", prompts, *few)
     assert outcome.code == 0, outcome.err
     result = Calibration.read(adapter)
     assert result is not None
     assert result.config["prompts"] == ["a red apple", "a dog"]
     assert result.command.startswith("elastic-dit calibrate --model")
     assert "speed-up" in outcome.out and str(adapter) in outcome.out.replace("\n", "")
+    assert result.checks == [] and "1000.00× lies outside" in outcome.out
     middle = sorted(point.speedup for curve in result.curves() for point in curve)[1]
     assert run("generate", "a cat", *model, *output, *SIZE, "--speedup", middle).code == 0
     assert_refused(run("generate", "a cat", *model, *output, *SIZE, "--speedup", 1000), "1000", "reaches from")

@@ -88,6 +88,24 @@ def test_a_route_for_each_range_of_noise_levels(run: Run, pair: tuple[Path, Path
     assert_refused(refused, "2 levels", "random", "greedy")
 
 
+def test_a_route_for_every_budget(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1, "--samples", 4)
+    outcome = run("prune", data, *common, "--down-to", 0.3, "--budget", 0.6, "--output", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "from 100% to 30% of FLOPs; the dial stands at 60%" in outcome.out
+    places = ("--adapter", tmp_path / "out", "--output", tmp_path / "forecast", "--cache", tmp_path / "cache")
+    size = ("--model", pair[0], "--resolution", 16, "--images", 2, "--steps", 4, "--threads", 1)
+    outcome = run("forecast", data, *size, *places, "--dial", 0.8, "--budget", 0.5)
+    assert outcome.code == 0, outcome.err
+    assert checkpoint.read(tmp_path / "forecast").config.default_budget == 0.8
+    assert_refused(run("forecast", data, *size, *places, "--dial", 0.2), "budget = 0.2", "trained for 0.3 to 1")
+    config = checkpoint.read(tmp_path / "out").config
+    assert config.init_path and config.budget_range == (0.3, 1.0) and config.default_budget == 0.6
+
+    both = run("prune", data, *common, "--down-to", 0.3, "--levels", 2, "--output", tmp_path / "no")
+    assert_refused(both, "--down-to", "--levels")
+
+
 def test_noise_levels_weighed_by_their_images(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1)
     levels = ("--levels", 3, "--samples", 4, "--batch", 2, "--steps", 8, "--guidance", 3, "--output", tmp_path / "out")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from elastic_dit.models import EmojiFluxPipeline
 from elastic_dit.records import RunRecord
+from emoji import save_dial
 from shell import Run, assert_refused
 from studies import SIZE, scenes_folder
 
@@ -19,6 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("blocks", ("--levels", "0.75,0.25")),
         ("routes", ("--steps", 2, "--reuse", "--levels", "0.5")),
+        ("allocation", ("--levels", "0.5", "--budgets", "0.3,0.6,1")),
         ("cache", ("--steps", 2, "--deltas", "0,0.1", "--reuses", "1", "--fixed-delta", 0.2)),
     ],
 )
@@ -27,7 +30,10 @@ def test_it_writes_a_record_tables_and_a_figure(
 ) -> None:
     out = tmp_path / "out"
     files = ("--json", out / "run.json", "--markdown", out / "run.md", "--plot", out / "run.png")
-    models = ("--model", pair[0], *(("--adapter", pair[1]) if study != "blocks" else ()))
+    adapter = pair[1]
+    if study == "allocation":
+        adapter = save_dial(EmojiFluxPipeline.from_pretrained(pair[0]), tmp_path / "dial")
+    models = ("--model", pair[0], *(("--adapter", adapter) if study != "blocks" else ()))
     size = ("--per-task", 2 if study == "blocks" else 1, "--resolution", SIZE, "--threads", 1)
     outcome = run("study", study, data, *models, *size, *options, *files)
     assert outcome.code == 0, outcome.err

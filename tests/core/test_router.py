@@ -156,3 +156,24 @@ def test_noise_draws_decisions_with_their_probabilities() -> None:
     assert torch.equal(noisy.gate_logit, again.gate_logit)
     none = with_noise(output, 0.0, None)
     assert torch.equal(none.gate_logit, output.gate_logit) and torch.equal(none.width_logits, output.width_logits)
+
+
+def test_routers_may_start_with_a_route_for_every_budget() -> None:
+    path = ((0.9, 0, 0.75), (0.8, 1, 0.0), (0.7, 0, 0.25), (0.5, 0, 0.0))
+    stack = stack_of(init="full_capacity", init_path=path, budget_range=(0.3, 1.0))
+    x, condition = torch.randn(B, T, D), torch.zeros(B, 4)
+    wanted = {
+        1.0: (1, 1),
+        0.91: (1, 1),
+        0.89: (0.75, 1),
+        0.79: (0.75, 0),
+        0.71: (0.75, 0),
+        0.69: (0.25, 0),
+        0.51: (0.25, 0),
+    }
+    for budget, widths in (wanted | {0.49: (0, 0), 0.3: (0, 0)}).items():
+        for router, width in zip(stack.routers, widths, strict=True):
+            output = router(x, condition, None, torch.full((B,), budget))
+            assert ((output.gate_logit >= 0) == bool(width)).all(), (budget, width)
+            if width:
+                assert (stack.ratios[output.width_logits.argmax(dim=-1)] == width).all(), (budget, width)

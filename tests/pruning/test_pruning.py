@@ -129,6 +129,34 @@ def test_error_is_zero_where_nothing_is_cut(tiny_flux: Tiny) -> None:
     assert subject.error([0.0] + [1.0] * (blocks - 1)) > 0
 
 
+def test_one_path_passes_every_budget(tiny_flux: Tiny) -> None:
+    """Each sample of a batch spends what it is asked to, as nearly as whole changes can; routes lie in each other."""
+    elastic = prune(tiny_flux.transformer, batches_of(tiny_flux), prunings["greedy"], 0.5, lowest=0.3)
+    inputs = tiny_flux.inputs(2)
+    output_of(tiny_flux.transformer, inputs)
+    assert elastic.budget == 0.5
+    assert elastic.config.init_path is not None
+    largest = max(cost.dense for cost in elastic.costs) / sum(cost.dense for cost in elastic.costs)
+    ran: list[list[float]] = []
+    for budget in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0):
+        elastic.budget = budget
+        output_of(tiny_flux.transformer, inputs)
+        assert elastic.trace.flops_share == pytest.approx(budget, abs=largest / 2 + 0.01)
+        ran.append([taken.width * taken.keep for taken in elastic.trace.values()])
+    assert all(narrow <= wide for before, after in pairwise(ran) for narrow, wide in zip(before, after, strict=True))
+    elastic.budget = [0.3, 1.0]
+    output_of(tiny_flux.transformer, inputs)
+    mixed = [taken.width * taken.keep for taken in elastic.trace.values()]
+    assert mixed[0::2] == ran[0][0::2] and mixed[1::2] == ran[-1][1::2]
+
+
+def test_a_path_that_cannot_be(tiny_flux: Tiny) -> None:
+    batches = batches_of(tiny_flux)
+    for method, budget, levels in (("random", 0.5, []), ("greedy", 0.2, []), ("greedy", 0.5, even(2))):
+        with pytest.raises(ConfigError, match=f"every budget down to 0.3: .* got {max(1, len(levels))} and {method}"):
+            prune(tiny_flux.transformer, batches, prunings[method], budget, levels=levels, lowest=0.3)
+
+
 def test_levels_share_one_budget(tiny_flux: Tiny) -> None:
     """Each level's error counts for its own batches, and one level may spend more than another."""
     batches = batches_of(tiny_flux, 4)

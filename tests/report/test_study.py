@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elastic_dit.evaluation.allocation_study import study_allocation
 from elastic_dit.evaluation.block_study import study_blocks
 from elastic_dit.evaluation.cache_study import study_cache
 from elastic_dit.evaluation.route_study import study_routes
@@ -16,6 +17,7 @@ from elastic_dit.records import RunRecord
 from elastic_dit.report.results_page import results_page
 from elastic_dit.report.study_plots import study_plot
 from elastic_dit.report.study_tables import STUDIES, study_markdown, study_tables
+from emoji import save_dial
 from studies import SIZE, subject
 
 LEVELS = (0.25, 0.75)
@@ -27,11 +29,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
     folder = tmp_path_factory.mktemp("studies")
     family, adapter, scenes = subject(folder)
     settings = SampleSettings(steps=4, height=SIZE, width=SIZE)
+    dial = str(save_dial(family.pipeline, folder / "dial"))
     prompts, common = [one.prompt for one in scenes[:2]], {"batch": 6, "command": "elastic-dit study"}
     made = [
         study_routes(family, adapter, scenes, settings, LEVELS, reuse=True, **common),
         study_cache(family.pipeline, adapter, prompts, settings, (0.0, 0.1), (1, 3), 0.1, **common),
         study_blocks(family, scenes, SIZE, LEVELS, **common),
+        study_allocation(family, dial, scenes, SIZE, LEVELS, (0.3, 0.5, 1.0), **common),
     ]
     for record in made:
         record.write(folder / f"{record.kind}.json")
@@ -57,6 +61,8 @@ def test_the_tables_show_the_records_numbers(records: dict[str, RunRecord]) -> N
     for row in records["study-cache"].results["rows"]:
         assert f"{row['psnr']:.2f} ±" in cache
     assert "by δ (K = 3)" in cache and "by K (δ = 0.1)" in cache
+    (row,) = records["study-allocation"].results["rows"]
+    assert f"{row['ways']['sample']['excess']:.4f} (" in study_markdown(records["study-allocation"])
 
 
 def changed(record: RunRecord, change: Callable[[RunRecord], None]) -> RunRecord:

@@ -83,6 +83,21 @@ def test_training_starts_at_a_schedule(elastic_values: dict[str, Any]) -> None:
     assert not torch.equal(start, other)
 
 
+def test_training_starts_along_a_path(elastic_values: dict[str, Any]) -> None:
+    """Routers that stay as they start spend the mean of the budgets that are drawn: the ends, and what lies between."""
+    path = [[0.9, 1, 0.5], [0.8, 1, 0.0], [0.5, 2, 0.0]]
+    elastic = {"init_path": path, "budget_range": [0.3, 1.0], "router_input": "timestep"}
+    trainer = Trainer(config_of(elastic_values, elastic=elastic, router_steps=0, batch_size=6), quiet=True)
+    assert trainer.trainee.elastic is not None
+    before = [parameter.detach().clone() for parameter in trainer.trainee.elastic.stack.parameters()]
+    batches = trainer._batches()
+    for _ in range(3):
+        values = trainer._train_step(batches)
+        assert 2 / 3 <= values["keep/open_rate"] <= 8 / 9  # thirds with 1, with 3, and with 1 to 3 of 3 blocks
+    after = trainer.trainee.elastic.stack.parameters()
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
 def test_schedules_that_make_no_sense(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="init_schedule has 2 blocks; the transformer has"):
         elasticize(tiny.transformer, ElasticConfig.of(init_schedule=((1.0, 0.5),)))
@@ -90,6 +105,8 @@ def test_schedules_that_make_no_sense(tiny: Tiny) -> None:
         ElasticConfig.of(init_schedule=((1.0, 1.0), (0.0, 0.0)))
     with pytest.raises(ConfigError, match="give one of them"):
         ElasticConfig.of(init_schedule=((1.0,),), init_route=(1.0,))
+    with pytest.raises(ConfigError, match="init_path names block 9; the transformer has"):
+        elasticize(tiny.transformer, ElasticConfig.of(init_path=((0.9, 9, 0.5),), budget_range=(0.3, 1.0)))
 
 
 def test_a_schedule_needs_batches(elastic_values: dict[str, Any]) -> None:

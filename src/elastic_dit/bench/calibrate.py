@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elastic_dit.bench.compare import Bench, Meter, Progress, Task
-from elastic_dit.calibration import Calibration, Point, Setting
+from elastic_dit.calibration import Calibration, Check, Point, Setting
 from elastic_dit.evaluation.fidelity import fidelity, mean_fidelity
 from elastic_dit.evaluation.sampling import SampleSettings
 from elastic_dit.records import Environment
@@ -26,6 +26,7 @@ def calibrate(
     points: int,
     seed: int = 0,
     repeats: int = 2,
+    checks: Sequence[float] = (),
     command: str = "",
     config: dict[str, Any] | None = None,
     progress: Progress = lambda label, done, total: None,
@@ -42,6 +43,7 @@ def calibrate(
         points: settings to measure, at least 10: three on either curve to begin with.
         seed: of the first prompt.
         repeats: measurements of each setting.
+        checks: speed-ups to ask for in the end, and to measure; those that were not reached are left out.
         command: what makes the table again.
         config: settings to put into the table beside these.
         progress: see `compare.Progress`.
@@ -52,7 +54,7 @@ def calibrate(
     everyone = tuple(range(len(prompts)))
     task = Task(prompts, seed, settings, settings.steps, Meter(progress))
     forwards = bench.warm_up(task, [everyone])
-    task.meter.total = 2 * forwards * task.steps * len(prompts) * repeats * points
+    task.meter.total = 2 * forwards * task.steps * len(prompts) * repeats * (points + len(checks))
 
     def measure(setting: Setting) -> Point:
         elastic.setting = setting
@@ -85,6 +87,10 @@ def calibrate(
     )
     while len(result.points) < points:
         result.points.append(measure(_widest_gap(result.points)))
+    reached = [point.speedup for curve in result.curves() for point in curve]
+    for asked in checks:
+        if min(reached) <= asked <= max(reached):
+            result.checks.append(Check(asked=asked, point=measure(result.at_speedup(asked))))
     elastic.setting = own
     return result
 

@@ -39,6 +39,10 @@ def calibrate(
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default="the pipeline's")] = None,
     points: Annotated[int, typer.Option(min=10, help="Settings to measure.")] = 18,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, beside the dense model.")] = 3,
+    check: Annotated[
+        list[float] | None,
+        typer.Option(help="A speed-up to ask for in the end, and to measure; may be given several times."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first prompt; the next has the next.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
     device: Device = None,
@@ -77,12 +81,17 @@ def calibrate(
             points=points,
             seed=seed,
             repeats=repeats,
+            checks=check or (),
             command=context.obj,
             config={"dtype": str(number).removeprefix("torch.")},
             progress=bar.show,
         )
     file = result.write(folder)
     print_table(_table(result))
+    for made in result.checks:
+        typer.echo(f"asked for {made.asked:.2f}×, measured {made.point.speedup:.2f}×")
+    for missed in sorted({*(check or ())} - {made.asked for made in result.checks}):
+        typer.echo(f"{missed:.2f}× lies outside of the table and was not measured")
     typer.echo(f"wrote {file}")
 
 

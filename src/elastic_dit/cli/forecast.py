@@ -18,6 +18,10 @@ def forecast(
         str | None, typer.Option(help="Adapter folder or Hub id to start from.", show_default="the dense model")
     ] = None,
     budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
+    dial: Annotated[
+        float | None,
+        typer.Option(help="Where the dial of an adapter for all budgets is to stand.", show_default="where it stands"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Denoising steps it is meant for.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
     max_forecast: Annotated[
@@ -37,7 +41,8 @@ def forecast(
     Forecasts begin below some noise level and then follow each computed step. How many in a row, from one velocity or
     along the line through two, and from which noise level on, is chosen by denoising a few training captions: the
     images that change least win. Works on the dense model, on `elastic-dit prune`'s routes and on any trained adapter:
-    what they decide block by block holds in the steps that are computed. Choose it for the steps you will use.
+    what they decide block by block holds in the steps that are computed. Choose it for the steps you will use. With
+    --dial an adapter for all budgets runs fewer steps at more of its FLOPs, or more steps at less.
     """
     with needs_extra("forecast", "train"):
         import torch
@@ -60,6 +65,8 @@ def forecast(
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=images)
         pairs = encode(family, source, str(data), quiet=True)
         elastic = load(family.pipeline, adapter) if adapter else unpruned(family.pipeline)
+        if dial is not None:
+            elastic.budget = elastic.config.default_budget = dial
         denoising = denoising_of(family, pairs, images, steps, guidance, seed)
         tried = with_forecasts(elastic, denoising, budget, max_forecast=max_forecast or (1, 2, 3, 4), progress=bar.show)
         elastic.save(output)

@@ -30,6 +30,16 @@ def prune(
             show_default="all ranges count alike",
         ),
     ] = None,
+    down_to: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="One model for every budget from 1 down to this share: routes within each other. The dial then stands "
+            "at --budget.",
+            show_default="one budget",
+        ),
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale of those steps; 1 runs one branch.")] = 1.0,
     model: Model = None,
     samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
@@ -59,6 +69,8 @@ def prune(
         from elastic_dit.training.families.base import family_of
     from elastic_dit.models import shipped_model
 
+    if down_to and levels > 1:
+        raise ConfigError("--down-to has one route for each budget, at all noise levels: leave --levels out")
     if steps and levels == 1:
         raise ConfigError("--steps weighs ranges of noise levels against each other: give --levels 2 or more")
     chosen, where = prunings[method], pick_device(device)
@@ -77,10 +89,17 @@ def prune(
             bar.show("weighing noise levels", 0, 0)
             denoising = denoising_of(family, pairs, min(WEIGHED, samples), steps, guidance, seed)
             weights = weigh(whole(family.pipeline, batches), denoising, levels)
-        elastic = prune(family.pipeline, batches, chosen, budget, seed=seed, levels=weights, progress=bar.show)
+        elastic = prune(
+            family.pipeline, batches, chosen, budget, seed=seed, levels=weights, lowest=down_to, progress=bar.show
+        )
         family.pipeline.transformer(**batches[0][0], return_dict=False)
         elastic.save(output)
     costs = elastic.costs
+    if path := elastic.config.init_path:
+        typer.echo(
+            f"{output}: {len(path)} changes from 100% to {down_to:.0%} of FLOPs; the dial stands at {budget:.0%}"
+        )
+        return
     for number, (level, (_, route)) in enumerate(zip(weights, elastic.config.routes, strict=True)):
         at = f" for noise levels {number / levels:.3g} to {(number + 1) / levels:.3g}" if levels > 1 else ""
         at += f" ({round(level.visits * steps)} of {steps} steps, worth {level.worth:.0%})" if steps else ""

@@ -158,6 +158,43 @@ def cache(
     _run(common, measure)
 
 
+@app.command()
+def allocation(
+    context: typer.Context,
+    data: Data,
+    adapter: Annotated[str, typer.Option(help="Adapter folder or Hub id; its routers know a range of budgets.")],
+    model: Model = None,
+    per_task: PerTask = 16,
+    levels: Levels = "0.125,0.375,0.625,0.875",
+    budgets: Annotated[str, typer.Option(help="At least three; shares stay between the first and the last.")] = (
+        "0.3,0.4,0.5,0.65,0.8,1"
+    ),
+    resolution: Resolution = 64,
+    batch: Batch = 32,
+    seed: Seed = 0,
+    json: Json = None,
+    markdown: Markdown = None,
+    plot: Plot = None,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """What could be gained by spending more on some samples or noise levels than on others, at one mean.
+
+    Needs one adapter for all budgets. Each mean share is shared out by noise level, by prompt, by single sample, as
+    well as anyone could who knows the losses with another noise: what a router could gain over equal shares.
+    """
+    sigmas, shares = numbers("--levels", levels, 1.0), numbers("--budgets", budgets, 1.0)
+
+    def measure(family: Any, scenes: Any, common: dict[str, Any]) -> "RunRecord":
+        from elastic_dit.evaluation.allocation_study import study_allocation
+
+        return study_allocation(family, adapter, scenes, resolution, sigmas, shares, **common)
+
+    common = Common(context, data, model, per_task, batch, seed, threads, device, dtype, json, markdown, plot)
+    _run(common, measure)
+
+
 def numbers(option: str, text: str, highest: float) -> list[float]:
     """Numbers as an option gives them, rising.
 

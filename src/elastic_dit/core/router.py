@@ -4,6 +4,7 @@ B batch, T tokens, D model width, R router hidden width, C condition width, S nu
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -90,6 +91,33 @@ class Router(nn.Module):
         self.width_head.bias.zero_()
         self.width_head.bias[apart.index(min(apart))] = config.init_width_logit
 
+    @torch.no_grad()
+    def start_along(self, path: Sequence[tuple[float, float]], config: ElasticConfig) -> None:
+        """Begin with a width for every budget, exactly: logits are linear in it, and so each change has its slope.
+
+        Args:
+            path: (share, width): below this budget the block runs at this width, not at all where it is 0; shares and
+                widths fall.
+            config: where the full budget starts.
+        """
+        assert self.dial is not None
+        ratios, closes = config.width_ratios, BEYOND
+        narrows = [BEYOND] * (len(ratios) - 1)  # what is missing where each width takes over from the next wider one
+        for share, width in path:
+            missing = max(1 - share, SOONEST)
+            if not width:
+                closes = missing
+            for index in range(ratios.index(width) if width else len(narrows), len(narrows)):
+                narrows[index] = min(narrows[index], missing)
+        p = config.init_keep_prob
+        gate, apart = math.log(p / (1 - p)), config.init_width_logit
+        self.gate_head.bias.fill_(gate)
+        self.width_head.bias.copy_(apart * torch.arange(len(ratios)))
+        self.dial.start_at(gate / closes, [apart / missing for missing in narrows])
+
+
+SOONEST, BEYOND = 1e-3, 2.0
+"""How much of a budget may be missing where a change comes: not nothing, and out of reach, though it may be learned."""
 
 GAIN = 10.0
 """How many times the optimiser's step a slope moves: alone it must travel several logits, which weights do together."""
@@ -107,6 +135,12 @@ class BudgetDial(nn.Module):
         self.gate_slope = nn.Parameter(torch.zeros(()))
         self.width_slopes = nn.Parameter(torch.zeros(widths - 1))
 
+    @torch.no_grad()
+    def start_at(self, gate: float, widths: Sequence[float]) -> None:
+        """Begin with these slopes: of the gate, and of each width against the next wider one (S - 1); all above 0."""
+        self.gate_slope.fill_(_softplus_of(gate) / GAIN)
+        self.width_slopes.copy_(torch.tensor([_softplus_of(slope) / GAIN for slope in widths]))
+
     def forward(self, output: RouterOutput, budget: Tensor) -> RouterOutput:
         """The logits at a budget (B,): those of the full budget, less slope times what is missing to it."""
         missing = 1 - budget.float()  # (B,)
@@ -117,6 +151,11 @@ class BudgetDial(nn.Module):
             output.gate_logit - missing * F.softplus(GAIN * self.gate_slope),
             output.width_logits + missing.unsqueeze(-1) * gains,
         )
+
+
+def _softplus_of(value: float) -> float:
+    """x for which softplus(x) is `value`."""
+    return value + math.log(-math.expm1(-value))
 
 
 def with_noise(output: RouterOutput, scale: float, generator: torch.Generator | None) -> RouterOutput:
@@ -163,6 +202,11 @@ class RouterStack(nn.Module):
         for router, width in zip(self.routers, config.init_route or (), strict=False):
             assert isinstance(router, Router)
             router.start_at(width, config)
+        for index, router in enumerate(self.routers if config.init_path else ()):
+            assert isinstance(router, Router)
+            router.start_along(
+                [(share, width) for share, block, width in config.init_path or () if block == index], config
+            )
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
 

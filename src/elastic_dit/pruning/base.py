@@ -26,6 +26,8 @@ NARROWEST = 0.25
 
 Route = tuple[float, ...]
 """The MLP width of each block (L,), 0 where it is left out: `ElasticConfig.route`."""
+Path = tuple[tuple[float, int, float], ...]
+"""Nested routes for every budget: `ElasticConfig.init_path`."""
 Progress = Callable[[str, int, int], None]
 """Called with what runs, and parts of it done and to do."""
 
@@ -124,6 +126,8 @@ class Pruning:
     """(subject, budget): the route that spends this share of the blocks' FLOPs. Weights stay as they are."""
     levelled: bool = False
     """Whether it can choose routes for several levels of noise together."""
+    path: Callable[[Subject, float], Path] | None = None
+    """(subject, lowest): the way from the whole model down to this share of FLOPs, if it knows one."""
 
 
 prunings: Registry[Pruning] = Registry("pruning method", "elastic_dit.pruning")

@@ -19,6 +19,7 @@ def prune(
     *,
     seed: int = 0,
     levels: Sequence[Level] = (),
+    lowest: float | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> ElasticModel:
     """Choose a route for a dense transformer. Its MLP channels are put in order of importance, as for training.
@@ -31,11 +32,13 @@ def prune(
         seed: of what the method draws.
         levels: none give a fixed route and no routers. Several, a route for each of these equal ranges of noise levels,
             chosen together, and routers that read the timestep embedding alone and say what the routes say.
+        lowest: a route for every budget from 1 down to this share, each within the next larger one, and routers that
+            know them all; the dial then stands at `budget`.
         progress: see `Progress`.
 
     Raises:
         BackboneError: no backbone declares this transformer.
-        ConfigError: a budget outside (0, 1], or one the method cannot meet, or levels that it does not know.
+        ConfigError: a budget outside (0, 1], or one the method cannot meet, or levels or a path that it does not know.
     """
     if not 0 < budget <= 1:
         raise ConfigError(f"the budget is {budget:g}; expected a share of the dense FLOPs above 0 and up to 1")
@@ -48,6 +51,15 @@ def prune(
             else f"{count} levels of noise need as many batches each, got {len(batches)} batches"
         )
     elastic = whole(pipe_or_transformer, batches)
+    if lowest is not None:
+        if method.path is None or count > 1 or not 0 < lowest < budget:
+            raise ConfigError(
+                f"a route for every budget down to {lowest:g}: expected a share below the budget of {budget:g}, one "
+                f"level of noise, and greedy; got {count} and {method.name}"
+            )
+        path = method.path(Subject(elastic, batches, seed, progress), lowest)
+        dial = {"budget_range": (lowest, 1.0), "default_budget": budget}
+        return reroute(elastic, ElasticConfig.of(router_input="timestep", init_path=path, max_reuse=0, **dial))
     route = method.choose(Subject(elastic, batches, seed, progress, levels), budget)
     if count == 1:
         return reroute(elastic, ElasticConfig.of(route=route))

@@ -25,6 +25,7 @@ def study_plot(record: RunRecord) -> bytes:
         "study-blocks": blocks_plot,
         "study-routes": routes_plot,
         "study-cache": cache_plot,
+        "study-allocation": allocation_plot,
     }
     return plots[record.kind](record)
 
@@ -112,6 +113,28 @@ def cache_plot(record: RunRecord) -> bytes:
         axis.grid(**GRID)
     handles = left.get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    return png_bytes(figure)
+
+
+def allocation_plot(record: RunRecord) -> bytes:
+    """Loss over dense against mean FLOPs, for each way to share them out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    rows = record.results["rows"]
+    shares = [row["flops_share"] for row in rows]
+    for index, name in enumerate(rows[0]["ways"]):
+        losses = [row["ways"][name]["excess"] for row in rows]
+        style = {"color": COLORS[index % len(COLORS)], "marker": "osD^v"[index], "markersize": 5, "linewidth": 1.4}
+        label = "equal shares" if name == "equal" else f"by {name}"
+        axis.plot(shares, losses, label=label, **style)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_xlabel("mean FLOPs, share of the dense blocks'", color=INK, fontsize=9)
+    axis.set_ylabel("flow loss over the dense model's", color=INK, fontsize=9)
+    bare(axis)
+    axis.grid(**GRID)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
     return png_bytes(figure)
 
 

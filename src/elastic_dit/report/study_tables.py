@@ -152,10 +152,34 @@ def _cache(record: RunRecord) -> list[Table]:
     return [Table(title, ("", "value", "FLOPs", "open", "reused", "PSNR (dB)", "SSIM"), cells, note)]
 
 
+def _allocation(record: RunRecord) -> list[Table]:
+    """A row for each way to share out, the loss and what it gains at each budget."""
+    rows, levels = record.results["rows"], record.config["levels"]
+    header = ("shares differ by", *(f"{row['flops_share']:.1%} of the FLOPs" for row in rows))
+    cells = [(name, *(_gained(row["ways"][name], row["ways"]["equal"]) for row in rows)) for name in rows[0]["ways"]]
+    spent = [
+        (f"{row['flops_share']:.1%}", *(percent(share) for share in row["ways"]["noise level"]["spent"]))
+        for row in rows
+    ]
+    note = (
+        f"Flow loss over the dense model's, and in brackets the 95% interval of its change beside equal shares, by "
+        f"bootstrap over {record.config['scenes']} scenes, below 0 is better; at σ = {_listed(levels)}. One model with "
+        "routes for every budget; shares are chosen with one noise, knowing the losses, and scored with another. "
+        f"Prompt: by the number of objects and attributes that it asks for. {where(record)}"
+    )
+    return [
+        Table(
+            "Spent by noise level, where shares differ by it", ("mean", *(f"σ = {level:g}" for level in levels)), spent
+        ),
+        Table("The best way to share out a mean share of FLOPs", header, cells, note),
+    ]
+
+
 STUDIES: dict[str, Callable[[RunRecord], list[Table]]] = {
     "study-blocks": _blocks,
     "study-routes": _routes,
     "study-cache": _cache,
+    "study-allocation": _allocation,
 }
 """Kinds of records that `elastic-dit study` writes, and their tables."""
 
@@ -167,6 +191,12 @@ def _run_name(run: dict[str, Any]) -> str:
 def _correlation(found: dict[str, Any]) -> str:
     low, high = found["interval"]
     return f"{found['value']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _gained(way: dict[str, Any], equal: dict[str, Any]) -> str:
+    low, high = way["beside_equal"]
+    apart = f" ({low:+.4f} to {high:+.4f})" if way is not equal else ""
+    return f"{way['excess']:.4f}{apart}"
 
 
 def _range(ends: Sequence[float]) -> str:

@@ -206,11 +206,13 @@ class Trainee:
 
 
 def _started(config: ElasticConfig, start: ElasticConfig) -> ElasticConfig:
-    """A config whose routers start where an adapter does: at its fixed route, or at the schedule that it started at."""
+    """A config whose routers start where an adapter does: at its fixed route, or where its routers started."""
     if start.route is not None:
         return config.model_copy(update={"init_route": start.route})
     if start.init_schedule is not None:
         return config.model_copy(update={"init_schedule": start.init_schedule})
+    if start.init_path is not None:
+        return ElasticConfig.of(**config.model_dump() | {"init_path": start.init_path})
     return config
 
 
