@@ -6,7 +6,7 @@ import pytest
 
 from elastic_dit import ElasticConfig, elasticize
 from elastic_dit.calibration import CALIBRATION_NAME, Calibration, Point, Setting
-from elastic_dit.elasticize import load
+from elastic_dit.elastic_model import load
 from elastic_dit.errors import CheckpointError, ConfigError
 from elastic_dit.records import Environment
 from tiny import Tiny

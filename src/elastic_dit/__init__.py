@@ -1,10 +1,14 @@
 """A compute dial for diffusion transformers (Elastic Diffusion Transformer, arXiv 2602.13993)."""
 
-from elastic_dit.config import PRESETS, ElasticConfig, preset
-from elastic_dit.elasticize import ElasticModel, elasticize, load, restore
-from elastic_dit.engine.plan import Plan
-from elastic_dit.engine.trace import Trace
-from elastic_dit.errors import ElasticDiTError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elastic_dit.config import PRESETS, ElasticConfig, preset
+    from elastic_dit.elastic_model import ElasticModel, elasticize, load, restore
+    from elastic_dit.engine.plan import Plan
+    from elastic_dit.engine.trace import Trace
+    from elastic_dit.errors import ElasticDiTError
 
 __version__ = "0.1.0"
 
@@ -20,3 +24,25 @@ __all__ = [
     "preset",
     "restore",
 ]
+
+_HOMES = {
+    "elastic_dit.config": ("PRESETS", "ElasticConfig", "preset"),
+    "elastic_dit.elastic_model": ("ElasticModel", "elasticize", "load", "restore"),
+    "elastic_dit.engine.plan": ("Plan",),
+    "elastic_dit.engine.trace": ("Trace",),
+    "elastic_dit.errors": ("ElasticDiTError",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name where it is first asked for: torch and diffusers take seconds, which `--help` need not wait for."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

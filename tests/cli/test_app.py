@@ -100,3 +100,12 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)  # what import does where there is none
     assert_refused(run(*arguments), missing, extra)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from elastic_dit.cli.app import main; main(['--help']); main(['train', '--help']); "
+        "main(['study', 'routes', '--help']); print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.splitlines()[-1] == "[]"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elasticize import ElasticModel, elasticize, load, restore
+from elastic_dit.elastic_model import ElasticModel, elasticize, load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import unpruned
 from elastic_dit.pruning.forecast import with_forecasts

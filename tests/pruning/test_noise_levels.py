@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Batches, whole

@@ -12,7 +12,7 @@ from PIL import Image
 
 from elastic_dit.bench.routes import compute_of, route_of
 from elastic_dit.bench.timing import ForwardTimer, spread, synchronize
-from elastic_dit.elasticize import ElasticModel, load
+from elastic_dit.elastic_model import ElasticModel, load
 from elastic_dit.engine.trace import Trace
 from elastic_dit.evaluation.fidelity import fidelity, mean_fidelity
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images

@@ -19,7 +19,7 @@ from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME, fingerprint
 from elastic_dit.config import CONFIG_NAME
-from elastic_dit.elasticize import load, restore
+from elastic_dit.elastic_model import load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt

@@ -13,7 +13,7 @@ from elastic_dit.bench.race import DENSE, Contender, Progress, race, row
 from elastic_dit.bench.schedule import Rates
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
-from elastic_dit.elasticize import ElasticModel, elasticize
+from elastic_dit.elastic_model import ElasticModel, elasticize
 from elastic_dit.engine.plan import Plan
 from elastic_dit.records import Environment, RunRecord
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
 from elastic_dit.bench.timing import spread, synchronize
-from elastic_dit.elasticize import ElasticModel, elasticize
+from elastic_dit.elastic_model import ElasticModel, elasticize
 from elastic_dit.records import RunRecord
 
 

@@ -47,7 +47,7 @@ def forecast(
     with needs_extra("forecast", "train"):
         import torch
 
-        from elastic_dit.elasticize import load
+        from elastic_dit.elastic_model import load
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.forecast import with_forecasts
         from elastic_dit.pruning.noise_levels import denoising_of

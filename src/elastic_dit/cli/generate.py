@@ -54,7 +54,7 @@ def generate(
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
     from elastic_dit.config import ElasticConfig
-    from elastic_dit.elasticize import load
+    from elastic_dit.elastic_model import load
     from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 
     format_name = image_format(output)

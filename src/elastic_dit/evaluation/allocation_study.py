@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elastic_dit.elasticize import ElasticModel, load, restore
+from elastic_dit.elastic_model import ElasticModel, load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import scene_difficulty
 from elastic_dit.evaluation.flow_loss import flow_losses

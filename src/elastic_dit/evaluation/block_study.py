@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elasticize import ElasticModel, elasticize, restore
+from elastic_dit.elastic_model import ElasticModel, elasticize, restore
 from elastic_dit.engine.plan import Plan
 from elastic_dit.evaluation.difficulty import quarters, scene_difficulty, spearman
 from elastic_dit.evaluation.held_out import HeldOut, NoisyPairs

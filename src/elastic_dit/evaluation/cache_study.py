@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from elastic_dit.calibration import Setting
-from elastic_dit.elasticize import ElasticModel, restore
+from elastic_dit.elastic_model import ElasticModel, restore
 from elastic_dit.evaluation.images import closeness
 from elastic_dit.evaluation.route_study import load_routed
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images

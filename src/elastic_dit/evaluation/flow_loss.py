@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.evaluation.variants import Array, Progress, interval, variants
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.config import FlowConfig

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from elastic_dit.elasticize import ElasticModel, load, restore
+from elastic_dit.elastic_model import ElasticModel, load, restore
 from elastic_dit.engine.trace import Trace
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import correlation, quarters, scene_difficulty

@@ -13,7 +13,7 @@ from torch import Tensor
 from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.cost import BlockCost
-from elastic_dit.elasticize import ElasticModel, elasticize, transformer_of
+from elastic_dit.elastic_model import ElasticModel, elasticize, transformer_of
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.noise_levels import Level

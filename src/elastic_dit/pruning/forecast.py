@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress
 from elastic_dit.pruning.noise_levels import Denoising, Point

@@ -17,7 +17,7 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.training.data.cache import EncodedDataset

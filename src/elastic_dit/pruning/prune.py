@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elasticize import ElasticModel, reroute
+from elastic_dit.elastic_model import ElasticModel, reroute
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Batches, Progress, Pruning, Subject, whole
 from elastic_dit.pruning.noise_levels import Level, even

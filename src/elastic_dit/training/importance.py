@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from elastic_dit.elasticize import ElasticModel
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.site import Site, hidden_size
 
 Importance = dict[tuple[int, str], Tensor]

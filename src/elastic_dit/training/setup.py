@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.objective import sandwich
-from elastic_dit.elasticize import ElasticModel, elasticize, load, reroute
+from elastic_dit.elastic_model import ElasticModel, elasticize, load, reroute
 from elastic_dit.errors import ConfigError
 from elastic_dit.files import replaced_folder
 from elastic_dit.models.emoji_flux import EmojiFluxPipeline
