@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from elastic_dit.errors import ConfigError
-from elastic_dit.evaluation.allocation_study import WAYS, allocate, score, shared_out, study_allocation
+from elastic_dit.evaluation.allocation_study import SEEN, WAYS, allocate, score, shared_out, study_allocation
 from emoji import save_dial
 from studies import SIZE, Subject
 
 SHARES = np.array([0.2, 0.6, 1.0])
-LEVELS, SAMPLES = 2, 40
+LEVELS, SAMPLES = 2, 400
 
 
 def test_compute_goes_where_it_saves_most() -> None:
@@ -41,19 +41,24 @@ def losses(need: np.ndarray, noise: float) -> np.ndarray:
 
 
 def test_gains_are_found_where_there_are_any() -> None:
-    need = np.where(np.arange(SAMPLES) % 2, 1.0, 0.1)  # scenes differ, and their prompts say so; noise levels do not
-    found = shared_out(losses(np.tile(need, (LEVELS, 1)), 0.0), SHARES, 0.6, (np.arange(SAMPLES) % 2).tolist())
+    need = np.where(
+        np.arange(SAMPLES) // 2 % 2, 1.0, 0.1
+    )  # scenes differ, and their prompts say so; noise levels do not
+    asked, seen = (np.arange(SAMPLES) // 2 % 2).tolist(), np.tile(need[:, None], (2, LEVELS, 1, 1))
+    found = shared_out(losses(np.tile(need, (LEVELS, 1)), 0.0), SHARES, 0.6, asked, seen)
     equal = found["equal"]["excess"]
-    assert tuple(found) == WAYS
+    assert tuple(found) == (*WAYS, SEEN)
     assert found["noise level"]["excess"] == pytest.approx(equal)
     assert found["noise level"]["spent"] == pytest.approx([0.6, 0.6])
-    for way in ("prompt", "sample", "sample and noise level"):
+    for way in ("prompt", "sample", "sample and noise level", SEEN):
         assert found[way]["excess"] < 0.9 * equal
         assert found[way]["beside_equal"][1] < 0
 
 
 def test_chance_is_no_gain() -> None:
-    found = shared_out(losses(np.ones((LEVELS, SAMPLES)), 0.05), SHARES, 0.6, [1] * SAMPLES)
+    blind = np.random.default_rng(1).normal(size=(2, LEVELS, SAMPLES, 2))
+    found = shared_out(losses(np.ones((LEVELS, SAMPLES)), 0.05), SHARES, 0.6, [1] * SAMPLES, blind)
+    assert found[SEEN]["beside_equal"][1] > 0
     assert found["sample"]["beside_equal"][1] > 0
     assert found["sample and noise level"]["excess"] > found["equal"]["excess"]
 
@@ -65,7 +70,7 @@ def test_it_measures_every_budget(studied: Subject, tmp_path: Path) -> None:
     low, middle, whole = record.results["shares"]
     assert low == pytest.approx(1 / 3, abs=0.05) and middle == pytest.approx(2 / 3, abs=0.05) and whole >= 1
     (row,) = record.results["rows"]
-    assert row["budget"] == 0.6 and set(row["ways"]) == set(WAYS)
+    assert row["budget"] == 0.6 and set(row["ways"]) == {*WAYS, SEEN}
     assert len(record.samples) == 1 + 2 * 2 * 3
     dense = [record.samples[f"noise_{noise}_sigma_0.25_budget_1_excess"] for noise in range(2)]
     assert np.abs(dense).max() < 1e-5

@@ -110,6 +110,6 @@ def test_figures_bear_flat_values(records: dict[str, RunRecord]) -> None:
 
 def test_the_results_page_shows_them(records: dict[str, RunRecord]) -> None:
     page = results_page(list(records.items()))
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == len(STUDIES)
     value = records["study-routes"].results["runs"][0]["correlation"]["value"]
     assert math.isfinite(value) and f"{value:+.2f} (" in page

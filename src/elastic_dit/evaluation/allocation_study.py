@@ -3,15 +3,23 @@
 Each forward can be had at several budgets, and its loss at each is measured. Then a total is shared out over groups of
 forwards so that the mean loss is least: over noise levels, over prompts, over single samples. A router that sees what a
 group has in common can do as well at best; that equal shares are as good says that there is nothing to see. Shares are
-chosen with one noise and scored with another, so that chance is no gain. K noise levels, N scenes, B budgets, G groups.
+chosen with one noise and scored with another, so that chance is no gain. And what can be seen is tried: the losses are
+predicted from a block's input by linear regression on other scenes. K noise levels, N scenes, B budgets, G groups, F
+features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
+from elastic_dit.backbones import backbone_of
+from elastic_dit.backbones.base import IMAGE
 from elastic_dit.elastic_model import ElasticModel, load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import scene_difficulty
@@ -26,6 +34,12 @@ Groups = npt.NDArray[np.int64]
 
 WAYS = ("equal", "noise level", "prompt", "sample", "sample and noise level")
 """What shares may differ by. A prompt is known by what it asks for (`scene_difficulty`)."""
+SEEN = "prediction"
+"""Shares that differ by what can be predicted of each forward."""
+READ = 2
+"""The block whose input the prediction reads: the first two are always worth running."""
+RIDGE = 30.0
+"""Strength of the regression, on features of unit variance."""
 
 
 def study_allocation(
@@ -66,7 +80,9 @@ def study_allocation(
     restore(transformer)
     noises = [NoisyPairs(family, scenes, resolution, batch, seed + number) for number in range(2)]
     progress("dense", 0, 0)
-    dense = [_losses(family, None, noise, levels)[0] for noise in noises]  # 2 x (K, N)
+    with _reading(transformer) as read:
+        dense = [_losses(family, None, noise, levels)[0] for noise in noises]  # 2 x (K, N)
+    seen = torch.cat(read).reshape(2, len(levels), len(scenes), -1).numpy()  # (2, K, N, F)
     elastic = load(transformer, adapter)
     try:
         if elastic.config.budget_range is None:
@@ -87,7 +103,11 @@ def study_allocation(
     results = {
         "shares": shares,
         "rows": [
-            {"budget": budget, "flops_share": share, "ways": shared_out(excess, np.array(shares), share, difficulty)}
+            {
+                "budget": budget,
+                "flops_share": share,
+                "ways": shared_out(excess, np.array(shares), share, difficulty, seen),
+            }
             for budget, share in zip(budgets[1:-1], shares[1:-1], strict=True)
         ],
     }
@@ -109,7 +129,9 @@ def study_allocation(
     )
 
 
-def shared_out(excess: Array, shares: Array, total: float, difficulty: Sequence[int]) -> dict[str, dict[str, Any]]:
+def shared_out(
+    excess: Array, shares: Array, total: float, difficulty: Sequence[int], seen: Array
+) -> dict[str, dict[str, Any]]:
     """What each of `WAYS` to share out a mean share of FLOPs loses to the dense model.
 
     Args:
@@ -117,16 +139,18 @@ def shared_out(excess: Array, shares: Array, total: float, difficulty: Sequence[
         shares: of FLOPs at each budget, rising, (B,).
         total: the mean share.
         difficulty: of each scene, (N,).
+        seen: features of each forward, (2, K, N, F).
     """
     levels, samples = excess.shape[1:3]
     by_level, by_sample = np.indices((levels, samples))
     asked = np.unique(difficulty, return_inverse=True)[1]
+    single = by_level * samples + by_sample
     ways: list[Groups] = [
         np.zeros((levels, samples), dtype=np.int64),
         by_level,
         np.broadcast_to(asked, (levels, samples)),
         by_sample,
-        by_level * samples + by_sample,
+        single,
     ]
     found: dict[str, dict[str, Any]] = {}
     equal = np.zeros(samples)
@@ -140,6 +164,38 @@ def shared_out(excess: Array, shares: Array, total: float, difficulty: Sequence[
         found[name] = {"excess": float(scored.mean()), "beside_equal": interval(scored - equal)}
         if name == "noise level":
             found[name]["spent"] = np.mean([allocate(each, groups, shares, total) for each in excess], axis=0).tolist()
+    scores = [
+        score(
+            excess[1 - one],
+            shares,
+            allocate(predict(seen[one], excess[one], seen[1 - one]), single, shares, total),
+            single,
+        )
+        for one in (0, 1)
+    ]
+    scored = np.mean(scores, axis=(0, 1))
+    found[SEEN] = {"excess": float(scored.mean()), "beside_equal": interval(scored - equal)}
+    return found
+
+
+def predict(seen: Array, excess: Array, new: Array) -> Array:
+    """The losses over dense at each budget (K, N, B) of forwards with features `new`, at one noise level at a time.
+
+    Each half of the scenes is predicted by a ridge regression on the other.
+
+    Args:
+        seen: features of measured forwards, (K, N, F).
+        excess: their losses, (K, N, B).
+        new: features of the same scenes with another noise, (K, N, F).
+    """
+    found = np.empty_like(excess)
+    half = np.arange(excess.shape[1]) % 2
+    for level, part in product(range(len(excess)), (0, 1)):
+        known, losses = seen[level][half != part], excess[level][half != part]
+        mean, scale = known.mean(axis=0), known.std(axis=0) + 1e-6
+        x, y = (known - mean) / scale, losses - losses.mean(axis=0)
+        weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)  # (F, B)
+        found[level][half == part] = (new[level][half == part] - mean) / scale @ weights + losses.mean(axis=0)
     return found
 
 
@@ -196,6 +252,23 @@ def _hull(loss: Array, shares: Array) -> list[tuple[int, int]]:
         edges.append((place, after))
         place = after
     return edges
+
+
+@contextmanager
+def _reading(transformer: Any) -> Iterator[list[Tensor]]:
+    """What block `READ` is given in each forward: mean and deviation over the tokens, (N, 2D) each."""
+    read: list[Tensor] = []
+
+    def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x: Tensor = (kwargs[IMAGE] if IMAGE in kwargs else args[0]).float().cpu()  # (N, T, D)
+        read.append(torch.cat([x.mean(dim=1), x.std(dim=1)], dim=-1).double())
+
+    _, block = backbone_of(transformer).sites(transformer)[READ]
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield read
+    finally:
+        handle.remove()
 
 
 def _losses(

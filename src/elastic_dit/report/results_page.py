@@ -26,6 +26,7 @@ STUDY_CAPTIONS = {
     "study-blocks": "How much each block matters, by noise level.",
     "study-routes": "What the routers decide, and whether compute follows difficulty.",
     "study-cache": "Quality against compute over delta, over K, and without reuse; bars are 95% intervals.",
+    "study-allocation": "What could be gained by spending unevenly over noise levels, prompts and samples.",
 }
 
 

@@ -126,7 +126,7 @@ def allocation_plot(record: RunRecord) -> bytes:
     shares = [row["flops_share"] for row in rows]
     for index, name in enumerate(rows[0]["ways"]):
         losses = [row["ways"][name]["excess"] for row in rows]
-        style = {"color": COLORS[index % len(COLORS)], "marker": "osD^v"[index], "markersize": 5, "linewidth": 1.4}
+        style = {"color": COLORS[index % len(COLORS)], "marker": "osD^vP"[index], "markersize": 5, "linewidth": 1.4}
         label = "equal shares" if name == "equal" else f"by {name}"
         axis.plot(shares, losses, label=label, **style)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

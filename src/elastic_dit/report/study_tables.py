@@ -165,7 +165,8 @@ def _allocation(record: RunRecord) -> list[Table]:
         f"Flow loss over the dense model's, and in brackets the 95% interval of its change beside equal shares, by "
         f"bootstrap over {record.config['scenes']} scenes, below 0 is better; at σ = {_listed(levels)}. One model with "
         "routes for every budget; shares are chosen with one noise, knowing the losses, and scored with another. "
-        f"Prompt: by the number of objects and attributes that it asks for. {where(record)}"
+        f"Prompt: by the number of objects and attributes that it asks for. Prediction: by what a linear regression on "
+        f"other scenes makes of the third block's input. {where(record)}"
     )
     return [
         Table(
