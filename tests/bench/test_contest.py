@@ -137,6 +137,11 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     named = [(run.adapter, run.budget) for row in rows for run in row.runs]
     assert named == [(None, None), (one, None)] + 2 * [(many, 0.5), (many, 1.0)]
     assert rows[-1].name == f"{tmp_path}/ma* at 1"
+    rows = list_rows([f"{many}@0.8", many], [0.5])
+    assert [(run.adapter, run.budget) for row in rows[1:] for run in row.runs] == [(many, 0.8), (many, 0.5)]
+    for asked in (f"{many}@0.2", f"{one}@0.8"):
+        with pytest.raises(ConfigError, match=f"{asked} asks for a budget of .*budget_range"):
+            list_rows([asked], [0.5])
     with pytest.raises(ConfigError, match="no adapter fits"):
         list_rows([f"{tmp_path}/none*"], [])
     elasticize(pipe, ElasticConfig.of(router_hidden_size=8)).save(tmp_path / "map")

@@ -60,13 +60,15 @@ class Wish(NamedTuple):
 def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is.
 
-    An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them.
+    An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
+    in `@` and a number is at that budget alone.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
-    for adapter in adapters:
+    for asked in adapters:
+        adapter, own_budget = _at(asked)
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
@@ -74,9 +76,21 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         limits = ranges[folders[0]]
         if odd := [folder for folder, own in ranges.items() if own != limits]:
             raise ConfigError(f"{odd[0]} has budget_range {ranges[odd[0]]}, {folders[0]} has {limits}: no one recipe")
-        known = [budget for budget in budgets if limits[0] <= budget <= limits[1]] if limits else [None]
+        if own_budget is not None and not (limits and limits[0] <= own_budget <= limits[1]):
+            raise ConfigError(f"{asked} asks for a budget of {own_budget:g}; {folders[0]} has budget_range {limits}")
+        wanted = budgets if own_budget is None else [own_budget]
+        known = [budget for budget in wanted if limits[0] <= budget <= limits[1]] if limits else [None]
         for budget in known:
             at = "" if budget is None else f" at {budget:g}"
             runs = [Entry(folder + at, adapter=folder, budget=budget) for folder in folders]
             rows.append(Row(adapter + at, tuple(runs)))
     return rows
+
+
+def _at(adapter: str) -> tuple[str, float | None]:
+    """An adapter and the budget behind its last `@`, if that is a number."""
+    folder, sign, budget = adapter.rpartition("@")
+    try:
+        return (folder, float(budget)) if sign else (adapter, None)
+    except ValueError:
+        return adapter, None

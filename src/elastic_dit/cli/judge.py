@@ -72,7 +72,7 @@ def images(
         list[str] | None,
         typer.Option(
             help="Adapter; may be given several times. With a *, as 'runs/noise-*/adapter', it is one row: the "
-            "trainings of one recipe with several seeds."
+            "trainings of one recipe with several seeds. FOLDER@0.8 is at that budget alone."
         ),
     ] = None,
     budgets: Annotated[
