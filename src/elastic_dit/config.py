@@ -103,6 +103,8 @@ class ElasticConfig(BaseModel):
     # One checkpoint for many budgets
     budget_range: tuple[float, float] | None = None
     """Lowest and highest share of the dense FLOPs the routers are trained for; None: one budget, rho_g and rho_w."""
+    budget_embedding: bool = False
+    """Whether the backbone is told the budget too, through its timestep embedding; needs a `budget_range`."""
     default_budget: float = Field(default=0.5, gt=0, le=1)
     """Where the dial stands after loading, if there is a `budget_range`."""
 
@@ -116,6 +118,8 @@ class ElasticConfig(BaseModel):
     @model_validator(mode="after")
     def _budgets_are_shares(self) -> "ElasticConfig":
         if self.budget_range is None:
+            if self.budget_embedding:
+                raise ValueError("budget_embedding tells the backbone a budget; it needs a budget_range")
             return self
         low, high = self.budget_range
         if not 0 < low < high <= 1:

@@ -4,10 +4,11 @@ from typing import Literal
 
 import pytest
 
+from elastic_dit import load
 from elastic_dit.evaluation.judge import DETECTOR
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.sprite_detector import SpriteDetector
-from elastic_dit.models import EmojiFluxPipeline, shipped_judge, shipped_model
+from elastic_dit.models import EmojiFluxPipeline, shipped_adapter, shipped_judge, shipped_model
 
 THINGS = {"a star": "star", "a red apple": "red apple", "a tree": "deciduous tree", "a balloon": "balloon"}
 
@@ -27,3 +28,14 @@ def test_one_thing_is_what_was_asked_for(
     found = SpriteDetector.load(shipped_judge() / DETECTOR).detect(images)
     right = [any(each.label == THINGS[prompt] for each in seen) for prompt, seen in zip(wanted, found, strict=True)]
     assert sum(right) >= len(right) / 2, list(zip(wanted, found, strict=True))
+
+
+def test_one_checkpoint_meets_every_budget() -> None:
+    pipe = EmojiFluxPipeline.from_pretrained(shipped_model("emoji-dozen"))
+    pipe.set_progress_bar_config(disable=True)
+    elastic = load(pipe, shipped_adapter("emoji-dozen-budgets"))
+    settings = SampleSettings(steps=1, guidance=1.0, height=32, width=32)
+    for budget in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0):
+        elastic.budget = budget
+        sample_images(pipe, ["a star"], [0], settings)
+        assert elastic.trace.flops_share == pytest.approx(budget, rel=0.045)

@@ -211,6 +211,12 @@ class Engine:
             entry = Taken(taken.keep_prob[row], taken.keep[row], taken.reuse[row], width, flops, cost.dense)
             self.trace.add((self._run.step, site.index, self._branch.name, row), entry)
 
-    def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._branch is not None and self._routes:
-            self.routers.see(output[0] if isinstance(output, tuple) else output)
+    def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Show the routers the timestep embedding, and give the backbone one that knows the budget."""
+        if self._branch is None:
+            return None
+        temb: Tensor = output[0] if isinstance(output, tuple) else output
+        if self._routes:
+            self.routers.see(temb)
+        told = self.routers.tell(temb)
+        return (told, *output[1:]) if isinstance(output, tuple) else told

@@ -56,6 +56,13 @@ class Routers:
         assert self.stack.condition is not None
         self._condition, self._ahead = self.stack.condition(temb), None
 
+    def tell(self, temb: Tensor) -> Tensor:
+        """The timestep embedding, (B, D) or (B, T, D), with the budget in it where the config says so."""
+        if self.stack.embedding is None:
+            return temb
+        budget = self.stack.embedding(self.budgets(len(temb))).to(temb.dtype)  # (B, D)
+        return temb + (budget if temb.ndim == 2 else budget.unsqueeze(1))
+
     def forget(self) -> None:
         """The forward is over."""
         self._condition = self._ahead = None

@@ -58,7 +58,7 @@ def prune(
                 f"level of noise, and greedy; got {count} and {method.name}"
             )
         path = method.path(Subject(elastic, batches, seed, progress), lowest)
-        dial = {"budget_range": (lowest, 1.0), "default_budget": budget}
+        dial = {"budget_range": (lowest, 1.0), "default_budget": budget, "budget_embedding": True}
         return reroute(elastic, ElasticConfig.of(router_input="timestep", init_path=path, max_reuse=0, **dial))
     route = method.choose(Subject(elastic, batches, seed, progress, levels), budget)
     if count == 1:

@@ -143,7 +143,9 @@ class Trainee:
         """
         if self.elastic is None:
             return
-        self.elastic.stack.zero_grad(set_to_none=True)
+        for part in (self.elastic.stack.condition, self.elastic.stack.routers):
+            if part is not None:
+                part.zero_grad(set_to_none=True)
         if self.elastic.config.router_input == "timestep":
             embedder = self.transformer.get_submodule(self.elastic.backbone.timestep_embedder)
             embedder.zero_grad(set_to_none=True)

@@ -18,9 +18,14 @@ def shipped_model(name: Literal["emoji-flux", "emoji-dozen"] = "emoji-flux") -> 
     return _existing(_HERE / name)
 
 
-def shipped_adapter() -> Path:
-    """Adapter folder that makes the emoji model elastic, for `elastic_dit.load`."""
-    return _existing(_HERE / "emoji-flux-elastic")
+def shipped_adapter(name: Literal["emoji-flux-elastic", "emoji-dozen-budgets"] = "emoji-flux-elastic") -> Path:
+    """Adapter folder that makes an emoji model elastic, for `elastic_dit.load`.
+
+    Args:
+        name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-budgets` runs `emoji-dozen` at
+            every budget from 0.3 to 1.
+    """
+    return _existing(_HERE / name)
 
 
 def shipped_judge() -> Path:
