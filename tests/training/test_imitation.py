@@ -92,7 +92,7 @@ def test_training_starts_along_a_path(elastic_values: dict[str, Any]) -> None:
     stack = trainer.trainee.elastic.stack
     before = [parameter.detach().clone() for parameter in stack.routers.parameters()]
     batches = trainer._batches()
-    for _ in range(3):
+    for _ in range(8):  # a fresh model passes no gradient on at once
         values = trainer._train_step(batches)
         assert 0.555 <= round(values["keep/open_rate"], 4) <= 0.778  # thirds with 1, with 3, with 1 to 3 of 3 blocks
     assert all(torch.equal(*pair) for pair in zip(before, stack.routers.parameters(), strict=True))
