@@ -205,12 +205,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """A validation error in one sentence, with the nearest known key for an unknown one."""
     parts: list[str] = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or model.__name__
+        key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             close = get_close_matches(str(item["loc"][-1]), model.model_fields, n=1)
             parts.append(f"unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
         elif item["type"] == "missing":
             parts.append(f"missing key {key!r}")
+        elif not item["loc"]:  # of all keys together: to show what came would be to show everything
+            parts.append(item["msg"].removeprefix("Value error, "))
         else:
             parts.append(f"{key} = {item['input']!r}: {item['msg']}")
     return "; ".join(parts)
