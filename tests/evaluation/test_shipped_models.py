@@ -39,3 +39,16 @@ def test_one_checkpoint_meets_every_budget() -> None:
         elastic.budget = budget
         sample_images(pipe, ["a star"], [0], settings)
         assert elastic.trace.flops_share == pytest.approx(budget, rel=0.045)
+
+
+def test_half_of_the_flops_draw_what_was_asked_for() -> None:
+    pipe = EmojiFluxPipeline.from_pretrained(shipped_model("emoji-dozen"))
+    pipe.set_progress_bar_config(disable=True)
+    elastic = load(pipe, shipped_adapter("emoji-dozen-half"))
+    wanted = [prompt for prompt in ("a star", "a tree", "a balloon") for _ in range(4)]
+    settings = SampleSettings(steps=8, guidance=3.0, height=32, width=32)
+    images = sample_images(pipe, wanted, range(len(wanted)), settings)
+    assert elastic.trace.flops_share == pytest.approx(0.5, abs=0.01)
+    found = SpriteDetector.load(shipped_judge() / DETECTOR).detect(images)
+    right = [any(each.label == THINGS[prompt] for each in seen) for prompt, seen in zip(wanted, found, strict=True)]
+    assert sum(right) >= len(right) / 2, list(zip(wanted, found, strict=True))

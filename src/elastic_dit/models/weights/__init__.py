@@ -18,12 +18,14 @@ def shipped_model(name: Literal["emoji-flux", "emoji-dozen"] = "emoji-flux") -> 
     return _existing(_HERE / name)
 
 
-def shipped_adapter(name: Literal["emoji-flux-elastic", "emoji-dozen-budgets"] = "emoji-flux-elastic") -> Path:
+def shipped_adapter(
+    name: Literal["emoji-flux-elastic", "emoji-dozen-half", "emoji-dozen-budgets"] = "emoji-flux-elastic",
+) -> Path:
     """Adapter folder that makes an emoji model elastic, for `elastic_dit.load`.
 
     Args:
-        name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-budgets` runs `emoji-dozen` at
-            every budget from 0.3 to 1.
+        name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-half` draws what `emoji-dozen`
+            does in 8 steps with half of the FLOPs; `emoji-dozen-budgets` runs it at every budget from 0.3 to 1.
     """
     return _existing(_HERE / name)
 
