@@ -1,6 +1,7 @@
 """Calibration on a tiny pipeline, whose three blocks have p of about 0.95, 0.05 and 0.52."""
 
 import statistics
+from itertools import count
 
 import pytest
 
@@ -56,6 +57,17 @@ def test_thresholds_reach_from_all_open_to_mostly_skipped(result: Calibration) -
 
 def test_what_lies_outside_is_not_checked(result: Calibration) -> None:
     assert result.checks == []
+
+
+def test_a_speed_up_that_was_reached_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With speed-ups that rise from measurement to measurement, whatever the clock says."""
+    rising = count(1.0, 0.25)
+    monkeypatch.setattr(statistics, "median", lambda ratios: (*ratios, next(rising))[-1])
+    result = calibrate(bench, PROMPTS[:1], SETTINGS, points=10, repeats=1, checks=(1.1,))
+    (check,) = result.checks
+    assert check.asked == 1.1
+    assert check.point.setting == result.at_speedup(1.1)
+    assert check.point not in result.points
 
 
 def test_the_model_is_as_it_was(bench: Bench, result: Calibration) -> None:
