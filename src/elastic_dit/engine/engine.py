@@ -218,5 +218,7 @@ class Engine:
         temb: Tensor = output[0] if isinstance(output, tuple) else output
         if self._routes:
             self.routers.see(temb)
+        if self.routers.stack.embedding is None:
+            return None
         told = self.routers.tell(temb)
         return (told, *output[1:]) if isinstance(output, tuple) else told

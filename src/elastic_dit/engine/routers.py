@@ -57,9 +57,8 @@ class Routers:
         self._condition, self._ahead = self.stack.condition(temb), None
 
     def tell(self, temb: Tensor) -> Tensor:
-        """The timestep embedding, (B, D) or (B, T, D), with the budget in it where the config says so."""
-        if self.stack.embedding is None:
-            return temb
+        """The timestep embedding, (B, D) or (B, T, D), with the budget in it; where there is a `BudgetEmbedding`."""
+        assert self.stack.embedding is not None
         budget = self.stack.embedding(self.budgets(len(temb))).to(temb.dtype)  # (B, D)
         return temb + (budget if temb.ndim == 2 else budget.unsqueeze(1))
 
