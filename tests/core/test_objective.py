@@ -137,13 +137,20 @@ def test_logs() -> None:
 
 
 def test_sandwich() -> None:
-    """The lowest, the highest and any, in threes; the same generator gives the same again."""
+    """The lowest, one in each equal range between, the highest; the same generator gives the same again."""
     budgets = sandwich(9, 0.3, 0.9, torch.Generator().manual_seed(1))
-    assert torch.equal(budgets[0::3], torch.full((3,), 0.3))
-    assert torch.equal(budgets[1::3], torch.full((3,), 0.9))
-    assert len(set(budgets[2::3].tolist())) == 3
-    assert ((budgets[2::3] > 0.3) & (budgets[2::3] < 0.9)).all()
+    assert torch.equal(budgets[[0, -1]], torch.tensor([0.3, 0.9]))
+    edges = torch.linspace(0.3, 0.9, 8)
+    assert ((budgets[1:-1] >= edges[:-1]) & (budgets[1:-1] <= edges[1:])).all()
     assert torch.equal(budgets, sandwich(9, 0.3, 0.9, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sandwich_of_few(batch: int) -> None:
+    """No room for both ends and something between them: drawn from all of the range."""
+    drawn = torch.stack([sandwich(batch, 0.3, 0.9, torch.Generator().manual_seed(seed)) for seed in range(200)])
+    assert drawn.mean() == pytest.approx(0.6, abs=0.05)
+    assert ((drawn >= 0.3) & (drawn <= 0.9)).all()
 
 
 @pytest.mark.parametrize("ramp", [0.5, 1.0])

@@ -93,13 +93,16 @@ def compute_target(config: ElasticConfig, fixed: Tensor, mlp: Tensor) -> float:
 
 
 def sandwich(batch: int, low: float, high: float, generator: torch.Generator | None = None) -> Tensor:
-    """Budgets (B,) for a training forward, in threes: the lowest, the highest, and any between them.
+    """Budgets (B,) for a training forward, rising: the lowest, all others spread evenly between, and the highest.
 
-    The sandwich rule of slimmable networks (arXiv 1903.05134): the ends in every batch hold the whole range.
+    The sandwich rule of slimmable networks (arXiv 1903.05134): the ends in every batch hold the whole range. One sample
+    each is enough for them, or the middle, which is used most, learns least. Fewer than three samples are spread alone.
     """
-    budgets = low + (high - low) * torch.rand(batch, generator=generator)
-    budgets[0::3], budgets[1::3] = low, high
-    return budgets
+    ends = 1 if batch > 2 else 0
+    count = batch - 2 * ends
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    between = low + (high - low) * places
+    return torch.cat([torch.full((ends,), low), between, torch.full((ends,), high)])
 
 
 def budget_loss(
@@ -118,9 +121,9 @@ def budget_loss(
         ratios: the width ratios, (S,).
         mean: the averaging; ignored where `budget_scope` is "sample".
         ramp: 0..1, how far the targets have gone from 1 to the budget.
-        budgets: (B,), the share of FLOPs each sample was given, its routers' included, as `sandwich` lays them out:
-            each third of them is held to its mean on its own, else low shares at a high budget could make up for high
-            ones at a low.
+        budgets: (B,), the share of FLOPs each sample was given, its routers' included, rising as in `sandwich`: each
+            third of them is held to its mean on its own, else low shares at a high budget could make up for high ones
+            at a low.
     """
     p, q = routing.keep_prob, routing.width_probs
     if config.budget_scope == "sample":
@@ -145,7 +148,7 @@ def budget_loss(
                 # the whole budget is every block open, and the routers on top
                 wanted = torch.where(budgets < 1, budgets - routing.router_share, budgets)  # (B,)
                 excess = share - _ramped(wanted, ramp)
-                thirds = [excess[third::3] for third in range(min(3, len(excess)))]
+                thirds = [third for third in excess.tensor_split(3) if len(third)]
                 loss = torch.stack([mean(f"excess {i}", own).square().mean() for i, own in enumerate(thirds)]).mean()
     committed = (p * (1 - p)).mean()
     total = config.budget_weight * loss + config.commitment * committed
