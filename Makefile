@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/elastic-dit demo --output demo
 
 test: install check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check src tests

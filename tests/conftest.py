@@ -1,5 +1,6 @@
 """Small models that every test of the method runs on, one for each backbone there is."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 
 from elastic_dit.backbones import backbones
 from tiny import Tiny, TinyElastic
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each, also for the commands that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 _built: dict[str, TinyElastic] = {}
 
