@@ -105,6 +105,9 @@ class ElasticConfig(BaseModel):
     """Lowest and highest share of the dense FLOPs the routers are trained for; None: one budget, rho_g and rho_w."""
     budget_embedding: bool = False
     """Whether the backbone is told the budget too, through its timestep embedding; needs a `budget_range`."""
+    allocate_at: int | None = Field(default=None, ge=1)
+    """From this block on each forward has a budget of its own, by what is predicted from the block's input; the one
+    that is asked for is their mean. None: all have that one. `elastic-dit allocate` fits the prediction."""
     default_budget: float = Field(default=0.5, gt=0, le=1)
     """Where the dial stands after loading, if there is a `budget_range`."""
 
@@ -120,6 +123,8 @@ class ElasticConfig(BaseModel):
         if self.budget_range is None:
             if self.budget_embedding:
                 raise ValueError("budget_embedding tells the backbone a budget; it needs a budget_range")
+            if self.allocate_at is not None:
+                raise ValueError("allocate_at shares a budget out; it needs a budget_range")
             return self
         low, high = self.budget_range
         if not 0 < low < high <= 1:

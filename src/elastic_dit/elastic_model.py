@@ -38,9 +38,11 @@ class ElasticModel:
         for name, route in config.routes:
             if len(route) != blocks:
                 raise ConfigError(f"{name} has {len(route)} blocks; the transformer has {blocks}")
-        for _, index, _ in config.init_path or ():
+        named = [("init_path", index) for _, index, _ in config.init_path or ()]
+        named += [("allocate_at", config.allocate_at)] if config.allocate_at is not None else []
+        for name, index in named:
             if index >= blocks:
-                raise ConfigError(f"init_path names block {index}; the transformer has {blocks} blocks")
+                raise ConfigError(f"{name} names block {index}; the transformer has {blocks} blocks")
         dim = backbone.dim(transformer)
         self.transformer = transformer
         self.backbone = backbone

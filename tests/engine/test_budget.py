@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from elastic_dit import ElasticModel, elasticize
+from elastic_dit import ElasticConfig, ElasticModel, elasticize
 from elastic_dit.errors import ConfigError
-from tiny import Inputs, Tiny, TinyElastic, mixed_config, output_of
+from tiny import Inputs, Tiny, TinyElastic, mixed_config, output_of, run
 
 
 @pytest.fixture
@@ -122,3 +122,53 @@ def test_noise_moves_the_route_and_not_what_the_budget_counts(routed_flux: TinyE
     assert torch.equal(noisy[0], again[0])
     with torch.no_grad():
         torch.testing.assert_close(routed_flux.transformer(**inputs, return_dict=False)[0], plain[0])
+
+
+STEPS = 16
+
+
+@pytest.fixture
+def stepped(tiny_flux: Tiny) -> ElasticModel:
+    """Routes from the whole model down to one block, a whole block from one to the next."""
+    last = tiny_flux.blocks - 1
+    path = [(1 - (index + 0.5) / tiny_flux.blocks, block, 0.0) for index, block in enumerate(range(last, 0, -1))]
+    config = ElasticConfig.of(
+        router_input="timestep", init_path=path, budget_range=(0.3, 1.0), max_reuse=0, router_hidden_size=2
+    )
+    return elasticize(tiny_flux.transformer, config)
+
+
+def spent_by_step(elastic: ElasticModel, sample: int = 0) -> np.ndarray:
+    """Of the dense FLOPs, (S,)."""
+    spent, dense = (elastic.trace.array(name)[..., sample].sum(axis=1) for name in ("flops", "dense_flops"))
+    return spent / dense
+
+
+@pytest.mark.parametrize("budget", [0.4, 0.55, 0.62, 0.9])
+def test_a_run_spends_its_budget_though_no_route_does(tiny_flux: Tiny, stepped: ElasticModel, budget: float) -> None:
+    stepped.budget = budget
+    run(tiny_flux.transformer, tiny_flux.steps(1, STEPS))
+    by_step = spent_by_step(stepped)
+    assert by_step.mean() == pytest.approx(budget, rel=0.03)
+    assert len(set(by_step.round(6))) == 2, "the routes on either side of it"
+    run(tiny_flux.transformer, tiny_flux.steps(1, STEPS, seed=1))
+    assert (spent_by_step(stepped) == by_step).all(), "a new run owes nothing"
+
+
+def test_each_sample_settles_its_own(tiny_flux: Tiny, stepped: ElasticModel) -> None:
+    stepped.budget = [0.4, 1.0, 0.62]
+    run(tiny_flux.transformer, tiny_flux.steps(3, STEPS))
+    for sample, budget in enumerate((0.4, 1.0, 0.62)):
+        assert spent_by_step(stepped, sample).mean() == pytest.approx(budget, rel=0.03)
+    assert stepped.trace.array("keep")[..., 1].all(), "the whole budget is the whole model, and the routers on top"
+
+
+def test_what_is_reused_counts_as_run(tiny_flux: Tiny, stepped: ElasticModel) -> None:
+    """Else a budget would spend on more blocks what reuse saves."""
+    stepped.delta, stepped.max_reuse, stepped.budget = 0.5, 3, 0.62
+    run(tiny_flux.transformer, tiny_flux.steps(1, STEPS))
+    assert stepped.trace.reuse_rate > 0.5
+    kept = stepped.trace.array("keep").mean(axis=1)
+    stepped.max_reuse = 0
+    run(tiny_flux.transformer, tiny_flux.steps(1, STEPS))
+    assert (stepped.trace.array("keep").mean(axis=1) == kept).all()

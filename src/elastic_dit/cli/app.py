@@ -9,6 +9,7 @@ import typer
 
 from elastic_dit.cli import (
     ablate,
+    allocate,
     bench,
     calibrate,
     data,
@@ -40,6 +41,7 @@ app.command()(generate.generate)
 app.command()(train.train)
 app.command()(prune.prune)
 app.command()(forecast.forecast)
+app.command()(allocate.allocate)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)

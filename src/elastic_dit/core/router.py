@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._triton import has_triton_package
 
 from elastic_dit.config import ElasticConfig
+from elastic_dit.core.allocation import Allocator
 from elastic_dit.core.budget_embedding import BudgetEmbedding
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -209,6 +210,7 @@ class RouterStack(nn.Module):
                 [(share, width) for share, block, width in config.init_path or () if block == index], config
             )
         self.embedding = BudgetEmbedding(temb_dim) if config.budget_embedding else None
+        self.allocator = Allocator(dim, config.budget_range) if config.budget_range and config.allocate_at else None
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
 

@@ -49,6 +49,8 @@ class Engine:
         self._compiled = False
         self._routes = False
         """Whether the routers run in the current forward."""
+        self._spent: list[list[float]] = []
+        """FLOPs of each of its blocks so far, by sample."""
         self.generator: torch.Generator | None = None
         """Of the noise on decisions in training; on the CPU."""
         self.noisy = True
@@ -109,10 +111,11 @@ class Engine:
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
             self.routed = []
-            self._run, self._branch = None, Branch("training", None, 0)
+            self._run, self._branch, self.routers.unspent = None, Branch("training", None, 0), []
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
+        self.routers.unspent, self._spent = self._branch.unspent, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
             memory = self._run.memory
@@ -150,8 +153,19 @@ class Engine:
         Not in training, where the backward pass of checkpointed blocks comes later.
         """
         if not self.training:
+            if self._branch is not None and self._spent and self._routes and self.plan is None:
+                self._branch.unspent = self._settled()
             self._branch = None
             self.routers.forget()
+
+    def _settled(self) -> list[float]:
+        """What each sample has not spent of its budgets after this forward; a reused block counts as if it had run."""
+        batch = len(self._spent[0])
+        dense = sum(cost.dense for cost in self.costs.last.values())
+        told = self.routers.asked(batch).tolist()
+        before = self.routers.unspent or [0.0] * batch
+        spent = [sum(block[row] for block in self._spent) / dense for row in range(batch)]
+        return [old + budget - own for old, budget, own in zip(before, told, spent, strict=True)]
 
     def block(self, site: Site, call: BlockCall) -> Any:
         """One block: Algorithm 1, or its differentiable form in training."""
@@ -163,6 +177,9 @@ class Engine:
 
         assert self._run is not None
         step = self._run.step
+        if self._routes and site.index == self.config.allocate_at:
+            sigma = self._run.timestep / self.backbone.timestep_scale
+            self._run.allocated[step] = self.routers.allocate(call, sigma, self._run.allocated.get(step))
         decision = self.routers.decide(site, call, step) if self._routes else None
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)
@@ -204,6 +221,8 @@ class Engine:
     def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
         assert self._run is not None and self._branch is not None
         routing = self.routers.flops(site, call) if self._routes else 0.0
+        decided = zip(taken.keep, taken.width, strict=True)
+        self._spent.append([routing + (cost.at(width) if keep else 0.0) for keep, width in decided])
         for row in range(call.batch):
             ran = taken.keep[row] and not taken.reuse[row]
             width = taken.width[row] if ran else 0.0

@@ -31,6 +31,10 @@ class Routers:
         self.stack, self.sites = stack, sites
         self.budget = torch.tensor([config.default_budget])
         """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
+        self.unspent: list[float] = []
+        """By sample, what its run so far took less than its budgets; a budget below 1 is what it has on average."""
+        self._allocated: Tensor | None = None
+        """The budget of each row of this forward, where it was shared out."""
         self._condition: Tensor | None = None
         self._ahead: Tensor | None = None
         self._flops: dict[int, float] = {}
@@ -64,14 +68,45 @@ class Routers:
 
     def forget(self) -> None:
         """The forward is over."""
-        self._condition = self._ahead = None
+        self._condition = self._ahead = self._allocated = None
 
     def budgets(self, batch: int) -> Tensor:
-        """The budget of each row (B,), also where a pipeline's batch holds several guidance branches.
+        """The budget of each row in this forward (B,), also where a pipeline's batch holds several guidance branches.
+
+        Routes come in steps, and a router says no more than which of them is nearest: what one forward took too much or
+        too little, the next one has less or more.
 
         Raises:
             ConfigError: budgets were given for another number of samples.
         """
+        wanted = self.asked(batch)
+        if not self.unspent or self.config.budget_range is None:
+            return wanted
+        unspent = torch.tensor(self.unspent).to(wanted)
+        rows = unspent.repeat(batch // len(unspent))  # some models append rows for a second, clean timestep
+        return torch.where(wanted < 1, (wanted + rows).clamp(*self.config.budget_range), wanted)
+
+    def allocate(self, call: BlockCall, sigma: float, decided: Tensor | None) -> Tensor:
+        """Give each row of this forward a budget of its own, (B,), which holds from this block on.
+
+        Args:
+            call: of the block whose input is read.
+            sigma: noise level, 0..1.
+            decided: what another branch of the step was given; guidance must not tell routes apart, but texts.
+        """
+        allocator = self.stack.allocator
+        assert allocator is not None
+        budgets = decided
+        if budgets is None or len(budgets) != call.batch:
+            levels = torch.full((call.batch,), sigma, device=call.image.device)
+            budgets = allocator(call.image, levels, self.asked(call.batch))
+        self._allocated, self._ahead = budgets, None
+        return budgets
+
+    def asked(self, batch: int) -> Tensor:
+        """The budget that each row was given (B,); see `budgets`."""
+        if self._allocated is not None:
+            return self._allocated.repeat(batch // len(self._allocated))
         if batch % len(self.budget):
             raise ConfigError(f"budgets were given for {len(self.budget)} samples, but the batch has {batch}")
         return self.budget.repeat(batch // len(self.budget))

@@ -32,6 +32,8 @@ class Branch:
     """Stored residuals by block."""
     velocities: VelocityBank = field(default_factory=VelocityBank)
     """Outputs of the transformer."""
+    unspent: list[float] = field(default_factory=list[float])
+    """By sample, what its forwards so far took less than their budgets, in dense forwards; empty before the first."""
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Run:
     trace: Trace = field(default_factory=Trace)
     memory: CacheMemory = field(default_factory=CacheMemory)
     """Of the stored residuals of all branches and blocks."""
+    allocated: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """The budgets (B,) that were shared out at a step; the first branch decides for all."""
 
 
 def enter(
