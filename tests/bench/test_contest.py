@@ -129,6 +129,13 @@ def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path:
             contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
 
 
+def test_more_reuse_costs_less(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    never, often = (list_rows([f"{folder / 'adapter'}@K={reuse}"], [])[1].runs[0] for reuse in (0, 3))
+    assert (never.max_reuse, often.max_reuse) == (0, 3)
+    assert ours.cost(often).flops_share < ours.cost(never).flops_share
+
+
 def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     elastic = elasticize(pipe, ElasticConfig.of(router_hidden_size=8, budget_range=(0.4, 1.0)))
     many = str(elastic.save(tmp_path / "many"))

@@ -203,6 +203,8 @@ class Contest:
             try:
                 if entry.budget is not None:
                     elastic.budget = entry.budget
+                if entry.max_reuse is not None:
+                    elastic.max_reuse = entry.max_reuse
                 yield elastic.reset, self.settings
             finally:
                 restore(self.pipe)

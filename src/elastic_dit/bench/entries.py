@@ -18,6 +18,8 @@ class Entry(NamedTuple):
     budget: float | None = None
     baseline: str | None = None
     setting: float = 0.0
+    max_reuse: int | None = None
+    """K in place of the adapter's own."""
 
 
 class Row(NamedTuple):
@@ -61,14 +63,14 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is.
 
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
-    in `@` and a number is at that budget alone.
+    in `@` and a number is at that budget alone, one that ends in `@K=` and a number reuses with that K.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
-        adapter, own_budget = _at(asked)
+        adapter, own_budget, reuse = _at(asked)
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
@@ -81,16 +83,18 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         wanted = budgets if own_budget is None else [own_budget]
         known = [budget for budget in wanted if limits[0] <= budget <= limits[1]] if limits else [None]
         for budget in known:
-            at = "" if budget is None else f" at {budget:g}"
-            runs = [Entry(folder + at, adapter=folder, budget=budget) for folder in folders]
+            at = ("" if budget is None else f" at {budget:g}") + ("" if reuse is None else f", K = {reuse}")
+            runs = [Entry(folder + at, adapter=folder, budget=budget, max_reuse=reuse) for folder in folders]
             rows.append(Row(adapter + at, tuple(runs)))
     return rows
 
 
-def _at(adapter: str) -> tuple[str, float | None]:
-    """An adapter and the budget behind its last `@`, if that is a number."""
-    folder, sign, budget = adapter.rpartition("@")
+def _at(adapter: str) -> tuple[str, float | None, int | None]:
+    """An adapter, and the budget or the K behind its last `@`, if there is one."""
+    folder, sign, value = adapter.rpartition("@")
     try:
-        return (folder, float(budget)) if sign else (adapter, None)
+        if sign and value.startswith("K="):
+            return folder, None, int(value.removeprefix("K="))
+        return (folder, float(value), None) if sign else (adapter, None, None)
     except ValueError:
-        return adapter, None
+        return adapter, None, None
