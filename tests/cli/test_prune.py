@@ -102,6 +102,13 @@ def test_a_route_for_every_budget(run: Run, pair: tuple[Path, Path], data: Path,
     config = checkpoint.read(tmp_path / "out").config
     assert config.init_path and config.budget_range == (0.3, 1.0) and config.default_budget == 0.6
 
+    shared = ("--output", tmp_path / "shared", "--cache", tmp_path / "cache")
+    outcome = run("allocate", data, *size, "--adapter", tmp_path / "out", *shared)
+    assert outcome.code == 0, outcome.err
+    assert "budgets by step, from the first to the last, where the mean is 60%" in outcome.out
+    assert checkpoint.read(tmp_path / "shared").config.allocate_at == 2
+    assert_refused(run("allocate", data, *size, "--adapter", pair[1], *shared), "the adapter knows one budget")
+
     both = run("prune", data, *common, "--down-to", 0.3, "--levels", 2, "--output", tmp_path / "no")
     assert_refused(both, "--down-to", "--levels")
 

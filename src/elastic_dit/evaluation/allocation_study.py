@@ -8,24 +8,21 @@ predicted from a block's input by linear regression on other scenes. K noise lev
 features.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
-from elastic_dit.backbones import backbone_of
-from elastic_dit.backbones.base import IMAGE
 from elastic_dit.elastic_model import ElasticModel, load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import scene_difficulty
 from elastic_dit.evaluation.flow_loss import flow_losses
 from elastic_dit.evaluation.held_out import HeldOut, NoisyPairs
 from elastic_dit.evaluation.variants import Array, Progress, interval
+from elastic_dit.pruning.allocation import RIDGE, reading
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.families.base import Family
 
@@ -36,10 +33,6 @@ WAYS = ("equal", "noise level", "prompt", "sample", "sample and noise level")
 """What shares may differ by. A prompt is known by what it asks for (`scene_difficulty`)."""
 SEEN = "prediction"
 """Shares that differ by what can be predicted of each forward."""
-READ = 2
-"""The block whose input the prediction reads: the first two are always worth running."""
-RIDGE = 30.0
-"""Strength of the regression, on features of unit variance."""
 
 
 def study_allocation(
@@ -80,9 +73,9 @@ def study_allocation(
     restore(transformer)
     noises = [NoisyPairs(family, scenes, resolution, batch, seed + number) for number in range(2)]
     progress("dense", 0, 0)
-    with _reading(transformer) as read:
+    with reading(transformer) as read:
         dense = [_losses(family, None, noise, levels)[0] for noise in noises]  # 2 x (K, N)
-    seen = torch.cat(read).reshape(2, len(levels), len(scenes), -1).numpy()  # (2, K, N, F)
+    seen = torch.cat(read).double().cpu().reshape(2, len(levels), len(scenes), -1).numpy()  # (2, K, N, F)
     elastic = load(transformer, adapter)
     try:
         if elastic.config.budget_range is None:
@@ -252,23 +245,6 @@ def _hull(loss: Array, shares: Array) -> list[tuple[int, int]]:
         edges.append((place, after))
         place = after
     return edges
-
-
-@contextmanager
-def _reading(transformer: Any) -> Iterator[list[Tensor]]:
-    """What block `READ` is given in each forward: mean and deviation over the tokens, (N, 2D) each."""
-    read: list[Tensor] = []
-
-    def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x: Tensor = (kwargs[IMAGE] if IMAGE in kwargs else args[0]).float().cpu()  # (N, T, D)
-        read.append(torch.cat([x.mean(dim=1), x.std(dim=1)], dim=-1).double())
-
-    _, block = backbone_of(transformer).sites(transformer)[READ]
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield read
-    finally:
-        handle.remove()
 
 
 def _losses(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from elastic_dit.backbones import backbone_of
 from elastic_dit.backbones.base import IMAGE
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.allocation import PRICES, Allocator, interpolate, summary
@@ -89,7 +90,7 @@ def measure(elastic: ElasticModel, denoising: Denoising, progress: Progress) -> 
     for number, point in enumerate(path):
         progress("harm of each budget", number, len(path))
         elastic.budget = budgets[-1]
-        with _reading(elastic) as read:
+        with reading(elastic.transformer) as read:
             whole = _guided(elastic, denoising, point)
         features.append(read[0])
         sigmas.append(torch.full((len(point.x),), point.sigma, device=point.x.device))
@@ -174,14 +175,15 @@ def _guided(elastic: ElasticModel, denoising: Denoising, point: Point) -> Tensor
 
 
 @contextmanager
-def _reading(elastic: ElasticModel) -> Iterator[list[Tensor]]:
+def reading(transformer: Any) -> Iterator[list[Tensor]]:
     """What block `READ` is given in each forward, as features (B, F)."""
     read: list[Tensor] = []
 
     def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read.append(summary(kwargs[IMAGE] if IMAGE in kwargs else args[0]))
 
-    handle = elastic.sites[READ].block.register_forward_pre_hook(hook, with_kwargs=True)
+    _, block = backbone_of(transformer).sites(transformer)[READ]
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield read
     finally:
