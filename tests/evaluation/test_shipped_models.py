@@ -34,11 +34,11 @@ def test_one_checkpoint_meets_every_budget() -> None:
     pipe = EmojiFluxPipeline.from_pretrained(shipped_model("emoji-dozen"))
     pipe.set_progress_bar_config(disable=True)
     elastic = load(pipe, shipped_adapter("emoji-dozen-budgets"))
-    settings = SampleSettings(steps=1, guidance=1.0, height=32, width=32)
+    settings = SampleSettings(steps=8, guidance=1.0, height=32, width=32)
     for budget in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0):
         elastic.budget = budget
         sample_images(pipe, ["a star"], [0], settings)
-        assert elastic.trace.flops_share == pytest.approx(budget, rel=0.045)
+        assert elastic.trace.flops_share == pytest.approx(budget, rel=0.01 if budget > 0.3 else 0.03)
 
 
 def test_half_of_the_flops_draw_what_was_asked_for() -> None:

@@ -84,7 +84,8 @@ def row_name(row: dict[str, Any]) -> str:
     if runs > 1:
         return f"{model_name(entry['name']).removesuffix('*').rstrip('-_')} ({runs} runs)"
     budget = "" if entry["budget"] is None else f" at {entry['budget']:g}"
-    return model_name(entry["adapter"]) + budget
+    reuse = "" if entry.get("max_reuse") is None else f", K = {entry['max_reuse']}"
+    return model_name(entry["adapter"]) + budget + reuse
 
 
 _INVERSE = {"median": "median", "min": "max", "max": "min"}
