@@ -93,6 +93,6 @@ def test_our_own_stages() -> None:
         ours.needed(["none"])
     for stage in ours.stages.values():
         words = stage.run.split()
-        assert words[0] in {"data", "train", "prune", "forecast", "evaluate", "ablate", "judge", "study"}
+        assert words[0] in {"data", "train", "prune", "forecast", "allocate", "evaluate", "ablate", "judge", "study"}
         for word in words:
             assert not word.startswith("configs/") or (ROOT / word).is_file(), word

@@ -153,7 +153,8 @@ class Engine:
         Not in training, where the backward pass of checkpointed blocks comes later.
         """
         if not self.training:
-            if self._branch is not None and self._spent and self._routes and self.plan is None:
+            dialled = self.config.budget_range is not None and self._routes and self.plan is None
+            if self._branch is not None and self._spent and dialled:
                 self._branch.unspent = self._settled()
             self._branch = None
             self.routers.forget()
