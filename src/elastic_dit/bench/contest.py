@@ -19,6 +19,9 @@ from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME, fingerprint
 from elastic_dit.config import CONFIG_NAME
+from elastic_dit.conversions import is_converted, load_converted
+from elastic_dit.conversions.base import CONVERSION_NAME
+from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
 from elastic_dit.elastic_model import load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -198,7 +201,11 @@ class Contest:
     @contextmanager
     def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
         """The pipeline as the entry has it: what to call before a run, and how to sample."""
-        if entry.adapter:
+        if entry.adapter and is_converted(entry.adapter):
+            with self._on(copy.deepcopy(self._dense)):
+                load_converted(self.pipe.transformer, Path(entry.adapter))
+                yield (lambda: None), self.settings
+        elif entry.adapter:
             elastic = load(self.pipe, entry.adapter)
             try:
                 if entry.budget is not None:
@@ -254,7 +261,7 @@ def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
 
 def _digest(adapter: Path) -> str:
     """Of an adapter's config and weights."""
-    files = [adapter / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    files = [adapter / name for name in (CONFIG_NAME, WEIGHTS_NAME, CONVERSION_NAME, CONVERTED_NAME)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 

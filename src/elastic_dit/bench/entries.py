@@ -7,6 +7,7 @@ from typing import NamedTuple
 from elastic_dit.baselines import baselines
 from elastic_dit.bench.race import DENSE
 from elastic_dit.checkpoint import read
+from elastic_dit.conversions import is_converted
 from elastic_dit.errors import ConfigError
 
 
@@ -74,7 +75,7 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
-        ranges = {folder: read(folder).config.budget_range for folder in folders}
+        ranges = {folder: _range(folder) for folder in folders}
         limits = ranges[folders[0]]
         if odd := [folder for folder, own in ranges.items() if own != limits]:
             raise ConfigError(f"{odd[0]} has budget_range {ranges[odd[0]]}, {folders[0]} has {limits}: no one recipe")
@@ -87,6 +88,11 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
             runs = [Entry(folder + at, adapter=folder, budget=budget, max_reuse=reuse) for folder in folders]
             rows.append(Row(adapter + at, tuple(runs)))
     return rows
+
+
+def _range(folder: str) -> tuple[float, float] | None:
+    """The budgets that an adapter's routers know, if it is not one alone."""
+    return None if is_converted(folder) else read(folder).config.budget_range
 
 
 def _at(adapter: str) -> tuple[str, float | None, int | None]:

@@ -68,6 +68,8 @@ def ablate(
             run_stage(f"{name}-{seed}", stage, processes)
     if train_only:
         return
+    if converted := [name for name in names if recipes.recipes[name].set.get("conversion")]:
+        raise ConfigError(f"recipe {converted[0]} trains a conversion, which is scored by `judge images`: --train-only")
     config = read_config(recipes.base, recipes.set.items())
     if config.data.validation is None:
         raise ConfigError(f"{file}: the base config has no data.validation to score on")

@@ -70,5 +70,6 @@ class Recipes(BaseModel):
         words = ["train", str(self.base), "--output", str(self.folder(name, seed))]
         for key, value in changes.items():
             words += ["--set", f"{key}={json.dumps(value)}"]  # JSON is YAML
-        adapter = self.folder(name, seed) / "adapter" / "elastic_config.json"
-        return Stage(about=self.recipes[name].about, run=shlex.join(words), makes=adapter)
+        made = "conversion.json" if changes.get("conversion") else "elastic_config.json"
+        folder = self.folder(name, seed) / "adapter"
+        return Stage(about=self.recipes[name].about, run=shlex.join(words), makes=folder / made)

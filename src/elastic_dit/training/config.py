@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from elastic_dit.config import ElasticConfig, explain
+from elastic_dit.conversions.base import read_options
 from elastic_dit.errors import ConfigError
 
 
@@ -68,7 +69,7 @@ class FlowConfig(_Strict):
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     distillation: float = Field(default=0.0, ge=0)
-    """Weight of the squared error to the dense model's velocity (elastic training only)."""
+    """Weight of the squared error to the dense model's velocity (elastic and converted models only)."""
 
 
 class LoraConfig(_Strict):
@@ -94,6 +95,8 @@ class TrainConfig(_Strict):
     its route if it has a fixed one."""
     elastic: ElasticConfig | None = None
     """The elastic model to train; None trains the dense one."""
+    conversion: dict[str, Any] | None = None
+    """Train another published method in its place: `method` names it, the other keys are its options."""
     trainable: Literal["full", "lora", "routers"] = "full"
     """What learns beside the routers: all of the backbone, a LoRA on it, or nothing."""
     lora: LoraConfig = LoraConfig()
@@ -148,6 +151,19 @@ class TrainConfig(_Strict):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many of the newest checkpoints are kept."""
+
+    @model_validator(mode="after")
+    def _conversion_is_alone(self) -> "TrainConfig":
+        if self.conversion is None:
+            return self
+        read_options(self.conversion)
+        others = {"elastic": self.elastic, "adapter": self.adapter}
+        others |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile}
+        if taken := [name for name, value in others.items() if value]:
+            raise ValueError(f"a conversion is trained from the dense model, uncompiled; it goes with no {taken[0]}")
+        if self.trainable != "full":
+            raise ValueError(f"a conversion trains all weights; trainable is {self.trainable}")
+        return self
 
     @classmethod
     def load(cls, file: Path, overrides: dict[str, Any] | None = None) -> "TrainConfig":

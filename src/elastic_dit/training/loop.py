@@ -147,11 +147,8 @@ class Trainer:
         predicted = self.model(**inputs)
         loss = flow_loss(predicted, noisy, config.flow).mean()
         values = {"loss": float(loss.detach())}
-        if self.trainee.elastic is not None:
-            loss = loss + self.trainee.distillation(predicted, inputs, values)
-        if self.trainee.elastic is not None and self.trainee.routed:
-            ramp = min(1.0, (self.step + 1) / max(1, config.ramp_steps))
-            budget = self.trainee.elastic.losses(ramp)
+        loss = loss + self.trainee.distillation(predicted, inputs, values)
+        if budget := self.trainee.budget_loss(self.step):
             loss = loss + budget.total
             values |= budget.logs
         return loss, values

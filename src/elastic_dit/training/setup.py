@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.objective import sandwich
-from elastic_dit.elastic_model import ElasticModel, elasticize, load, reroute
+from elastic_dit.conversions.base import ROUTERS, Converted, convert, save_converted
+from elastic_dit.core.objective import BudgetLoss, sandwich
+from elastic_dit.elastic_model import ElasticModel, elasticize, load, reroute, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.files import replaced_folder
 from elastic_dit.models.emoji_flux import EmojiFluxPipeline
@@ -41,7 +42,7 @@ class TrainableModel(nn.Module):
 
 
 class Trainee:
-    """The pipeline being trained, dense or elastic."""
+    """The pipeline being trained, dense, elastic or converted."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -50,6 +51,7 @@ class Trainee:
         self.family: Family = family_of(self.pipeline)
         self.transformer: Any = self.pipeline.transformer
         self.elastic: ElasticModel | None = None
+        self.converted: Converted | None = None
         self._teacher: nn.Module | None = None
         if config.elastic is None and config.adapter is None and config.trainable == "routers":
             raise ConfigError("trainable: routers needs an `elastic` section, or an `adapter` to go on from")
@@ -67,6 +69,8 @@ class Trainee:
         self.transformer.requires_grad_(config.trainable == "full")
         if config.flow.distillation:
             self._teacher = copy.deepcopy(self.transformer).requires_grad_(False)
+        if config.conversion is not None:
+            return self._convert(config.conversion, [inputs for inputs, _ in batches])
         if config.adapter is not None:
             self.elastic = load(self.pipeline, config.adapter)
             if config.elastic is not None:
@@ -97,6 +101,19 @@ class Trainee:
                 site.block.requires_grad_(False)
         return TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
 
+    def _convert(self, values: dict[str, Any], batches: Sequence[dict[str, Any]]) -> TrainableModel:
+        """Another method's transformer, which starts from the same order of MLP channels."""
+        if not batches:
+            raise ConfigError("a conversion counts its FLOPs on training batches: importance_batches must not be 0")
+        order_channels(elasticize(self.transformer, ElasticConfig()), batches)
+        restore(self.transformer)
+        dense = self._teacher or copy.deepcopy(self.transformer)
+        self.converted = convert(self.transformer, values)
+        self.converted.price(dense, batches[0])
+        if self._teacher is not None:
+            self.converted.follow(self._teacher)
+        return TrainableModel(self.transformer, None)
+
     @property
     def routed(self) -> bool:
         """Whether routers are trained: the model is elastic, and not by a fixed route."""
@@ -111,10 +128,13 @@ class Trainee:
     def parameter_groups(self, module: TrainableModel) -> list[dict[str, Any]]:
         """Backbone and routers with their learning rates."""
         rates = self.config.optimizer
-        backbone = [p for p in module.transformer.parameters() if p.requires_grad]
+        learning = {name: p for name, p in module.transformer.named_parameters() if p.requires_grad}
+        routers = [p for name, p in learning.items() if self.converted and name.startswith(f"{ROUTERS}.")]
+        backbone = [p for p in learning.values() if not any(p is own for own in routers)]
         groups = [{"params": backbone, "lr": rates.learning_rate}] if backbone else []
-        if module.routers is not None:
-            groups.append({"params": list(module.routers.parameters()), "lr": rates.router_learning_rate})
+        routers += module.routers.parameters() if module.routers is not None else []
+        if routers:
+            groups.append({"params": routers, "lr": rates.router_learning_rate})
         return groups
 
     def compile(self) -> None:
@@ -126,10 +146,21 @@ class Trainee:
 
     def draw_routing(self, batch: int, generator: torch.Generator, step: int) -> None:
         """What is random in the next forward's routes: each sample's budget, and noise, where the config has them."""
+        if self.converted is not None:
+            self.converted.generator, self.converted.ramp = generator, self._ramp(step)
         if self.elastic is not None:
             self.elastic.seed_noise(generator, enabled=not self.settled(step))
         if self.elastic is not None and (limits := self.elastic.config.budget_range):
             self.elastic.budget = sandwich(batch, *limits, generator)
+
+    def budget_loss(self, step: int) -> BudgetLoss | None:
+        """What holds the last forward's routes to the budget, if they are learned."""
+        if self.converted is not None:
+            return self.converted.loss()
+        return self.elastic.losses(self._ramp(step)) if self.elastic is not None and self.routed else None
+
+    def _ramp(self, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.config.ramp_steps))
 
     def settled(self, step: int) -> bool:
         """Whether the routers have learned all they will before this step."""
@@ -156,8 +187,8 @@ class Trainee:
             self.elastic.budget = self.elastic.config.default_budget
 
     def distillation(self, predicted: Tensor, inputs: dict[str, Any], values: dict[str, float]) -> Tensor | float:
-        """Weighted squared error to the dense model's velocity; 0 where the weight is."""
-        if self._teacher is None:
+        """Weighted squared error to the dense model's velocity; 0 without a weight, and for the dense model."""
+        if self._teacher is None or (self.elastic is None and self.converted is None):
             return 0.0
         with torch.no_grad():
             target = self._teacher(**inputs, return_dict=False)[0]
@@ -191,8 +222,11 @@ class Trainee:
             self.elastic.train_mode(gradient_checkpointing=self.config.gradient_checkpointing)
 
     def save_result(self, output: Path) -> Path:
-        """The dense pipeline to `output/model`, or the adapter to `output/adapter`."""
+        """The dense pipeline to `output/model`, the adapter to `output/adapter`, another method's there as well."""
         dtype = DTYPES[self.config.save_dtype]
+        if self.converted is not None:
+            assert self.config.conversion is not None
+            return save_converted(output / "adapter", self.transformer, self.config.conversion, dtype)
         if self.elastic is not None:
             return self.elastic.save(output / "adapter", dtype)
         if self.config.trainable == "lora":

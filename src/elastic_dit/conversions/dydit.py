@@ -1,0 +1,324 @@
+"""DyDiT (arXiv 2410.03456; for FLUX, DyDiT++, arXiv 2504.06803): widths follow the timestep, and tokens pass MLPs by.
+
+Timestep-wise dynamic width: from the timestep's embedding alone, each block chooses its attention heads and the
+channel groups of its MLPs. Spatial-wise dynamic token: each MLP chooses the image tokens that it is computed for.
+
+As in the papers and the authors' code: Gumbel-sigmoid of temperature 5 with hard straight-through gates; all of them
+open at the start, by a bias of 5; the most important head and group always on; at least a tenth of the tokens; loss
+2 (FLOPs - budget)^2, the budget ramped; in FLUX's single blocks a token that passes by leaves attention's output out
+too. Ours: a token is judged by the MLP's input, which the timestep has modulated, without the mean of the text beside
+it (DyDiT++'s addition); heads are kept by their order, and chosen only in FLUX and Qwen-Image, whose attention counts
+its heads by what arrives.
+
+B batch, T tokens, D model width, F MLP hidden width, H heads or groups.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import TimestepEmbedding
+from pydantic import Field
+from torch import Tensor, nn
+
+from elastic_dit.backbones.base import IMAGE, backbone_of
+from elastic_dit.conversions.base import ROUTERS, Conversion, Converted, Options, conversions
+from elastic_dit.core.objective import BudgetLoss
+from elastic_dit.engine.linear import make_elastic
+from elastic_dit.engine.site import hidden_size
+from elastic_dit.errors import BackboneError
+
+TEMPERATURE = 5.0
+"""Of the Gumbel-sigmoid."""
+OPEN = 5.0
+"""Bias of all gates at the start."""
+FEWEST_TOKENS = 0.1
+"""Share of the tokens below which an MLP is held not to fall."""
+HEADED = ("flux", "qwen-image")
+"""Backbones whose attention counts its heads by what arrives."""
+INPUTS, OUTPUTS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"), ("to_out.0", "to_add_out")
+"""Projections of diffusers' attention, where they are there."""
+
+
+class DyDiTOptions(Options):
+    """DyDiT's options."""
+
+    budget: float = Field(default=0.5, gt=0, le=1)
+    """Share of the dense transformer's FLOPs to spend."""
+    tokens: bool = True
+    """Whether MLPs choose their tokens."""
+    weight: float = Field(default=2.0, ge=0)
+    """Of the budget's loss."""
+
+
+def gumbel_sigmoid(logits: Tensor, noisy: bool, generator: torch.Generator | None = None) -> Tensor:
+    """0 or 1, with the gradient of sigmoid((logit + logistic noise) / temperature); without noise, logit > 0."""
+    if noisy:
+        uniform = torch.rand(logits.shape, generator=generator).to(logits).clamp(1e-6, 1 - 1e-6)
+        logits = logits + uniform.log() - (-uniform).log1p()
+    soft = (logits / TEMPERATURE).sigmoid()
+    return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+
+
+class Width:
+    """The heads of an attention, or the channel groups of an MLP, that are on in this forward."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        self.count = count if channels % count == 0 else 1
+        self.channels = channels
+        self.mask = torch.ones(1, self.count)
+        """(B, H)."""
+        self.kept: Tensor | None = None
+        """Where the rest is not computed: the channels that are, in order."""
+
+    def set(self, mask: Tensor, sliced: bool) -> None:
+        """Take the mask (B, H), all rows alike if `sliced`."""
+        self.mask = mask
+        self.kept = self.spread()[0, 0].nonzero().squeeze(-1) if sliced else None
+
+    @property
+    def share(self) -> Tensor:
+        """Of the channels that are on, (B,)."""
+        return self.mask.mean(dim=-1)
+
+    def spread(self) -> Tensor:
+        """The mask by channel, (B, 1, channels)."""
+        return self.mask.repeat_interleave(self.channels // self.count, dim=-1).unsqueeze(1)
+
+
+class Heads(Width):
+    """Of one attention, with the tokens that it was called on."""
+
+    tokens = 0
+
+
+class AttentionInput:
+    """D -> heads: the rows of the heads that are on."""
+
+    elastic_model: "DyDiT"
+    elastic_heads: Heads
+    elastic_counts: bool
+    """Whether this projection's tokens are queries: each stream is counted once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, kept heads)."""
+        layer: Any = self
+        heads = self.elastic_heads
+        self.elastic_model.save(layer, x.shape[1], 1 - heads.share)
+        if self.elastic_counts:
+            heads.tokens += x.shape[1]
+        if heads.kept is None:
+            return super().forward(x)  # type: ignore[misc]
+        return F.linear(x, layer.weight[heads.kept], None if layer.bias is None else layer.bias[heads.kept])
+
+
+class AttentionOutput:
+    """Heads -> D: the columns of the heads that are on."""
+
+    elastic_model: "DyDiT"
+    elastic_heads: Heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, kept heads) to (B, T, D)."""
+        layer: Any = self
+        heads = self.elastic_heads
+        self.elastic_model.save(layer, x.shape[1], 1 - heads.share)
+        self.elastic_model.save_attention(heads, x.shape[1])
+        if heads.kept is None:
+            return super().forward(x * heads.spread().to(x.dtype))  # type: ignore[misc]
+        return F.linear(x, layer.weight[:, heads.kept], layer.bias)
+
+
+class Channels(Width):
+    """Of one MLP, with the tokens that it is computed for."""
+
+    gate: int | None = None
+    """Which of the model's token gates chooses them; None: all are computed."""
+    text = 0
+    """Tokens of the text, which come first and are all computed."""
+    tokens: Tensor
+    """(B, T, 1), 0 or 1."""
+
+    @property
+    def token_share(self) -> Tensor:
+        """(B,)."""
+        return self.tokens.mean(dim=(1, 2))
+
+
+class Up:
+    """D -> F, or 2F where gated: for the tokens that are chosen, the channels that are on; 0 for other tokens."""
+
+    elastic_model: "DyDiT"
+    elastic_channels: Channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, kept channels)."""
+        layer: Any = self
+        model, channels = self.elastic_model, self.elastic_channels
+        model.choose_tokens(channels, x)
+        model.save(layer, x.shape[1], 1 - channels.share * channels.token_share)
+        if channels.kept is None:
+            return super().forward(x)  # type: ignore[misc]
+        halves = range(0, layer.out_features, channels.channels)
+        rows = torch.cat([channels.kept + start for start in halves])
+        weight, bias = layer.weight[rows], None if layer.bias is None else layer.bias[rows]
+        if channels.gate is None:
+            return F.linear(x, weight, bias)
+        chosen = channels.tokens.squeeze(-1).bool()
+        out = x.new_zeros(*x.shape[:2], len(rows))
+        out[chosen] = F.linear(x[chosen], weight, bias)
+        return out
+
+
+class Down:
+    """F -> D, perhaps with attention's columns before the F: the same channels, for the same tokens."""
+
+    elastic_model: "DyDiT"
+    elastic_channels: Channels
+    elastic_heads: Heads | None
+    """Where attention leaves through this projection."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, T, kept channels) to (B, T, D)."""
+        layer: Any = self
+        model, channels, heads = self.elastic_model, self.elastic_channels, self.elastic_heads
+        stay = layer.in_features - channels.channels
+        tokens = channels.token_share
+        share = channels.share * channels.channels + (stay if heads is None else heads.share * stay)
+        model.save(layer, h.shape[1], 1 - tokens * share / layer.in_features)
+        if heads is not None:
+            model.save_attention(heads, h.shape[1])
+        if channels.kept is None:
+            before = h.new_ones(1, 1, stay) if heads is None else heads.spread()
+            before, own = before.expand(len(h), -1, -1), channels.spread().expand(len(h), -1, -1)
+            return super().forward(h * torch.cat([before, own], dim=-1).to(h.dtype)) * channels.tokens.to(h.dtype)  # type: ignore[misc]
+        columns = torch.cat([torch.arange(stay) if heads is None else heads.kept, channels.kept + stay])  # type: ignore[list-item]
+        weight = layer.weight[:, columns]
+        chosen = channels.tokens.squeeze(-1).bool()
+        out = h.new_zeros(*h.shape[:2], layer.out_features)
+        out[chosen] = F.linear(h[chosen], weight, layer.bias)
+        return out
+
+
+class DyDiT(Converted):
+    """See the top of the file."""
+
+    options: DyDiTOptions
+
+    def __init__(self, transformer: Any, options: DyDiTOptions) -> None:
+        super().__init__(transformer, options)
+        backbone = backbone_of(transformer)
+        embedder = transformer.get_submodule(backbone.timestep_embedder)
+        timesteps = [module for module in embedder.modules() if isinstance(module, TimestepEmbedding)]
+        if not timesteps:
+            raise BackboneError(f"DyDiT reads the timestep's embedding alone; {type(embedder).__name__} has none")
+        timesteps[0].register_forward_hook(self._see)
+        self.slicing = True
+        """In eval mode, compute nothing that is left out. Where rows differ in width it is masked all the same."""
+        self.image_tokens: int | None = None
+        self.widths: list[Width] = []
+        dim, heads, gates = backbone.dim(transformer), transformer.config.num_attention_heads, 0
+        for declared, block in backbone.sites(transformer):
+            attention = self._attention(block, heads, dim) if backbone.name in HEADED else None
+            for mlp in [mlp for mlp in declared.mlps if getattr(block, mlp.up.partition(".")[0]) is not None]:
+                channels = Channels(heads, hidden_size(block, mlp))
+                self.widths.append(channels)
+                up, down = block.get_submodule(mlp.up), block.get_submodule(mlp.down)
+                make_elastic(up, Up, elastic_model=self, elastic_channels=channels)
+                own = attention if down.in_features > channels.channels else None  # type: ignore[operator]
+                make_elastic(down, Down, elastic_model=self, elastic_channels=channels, elastic_heads=own)
+                if options.tokens and mlp.stream == "image":
+                    channels.gate, gates = gates, gates + 1
+        routers = nn.Module()
+        routers.width = nn.Linear(dim, sum(width.count for width in self.widths))
+        routers.tokens = nn.ModuleList(nn.Linear(dim, 1) for _ in range(gates))
+        for gate in (routers.width, *routers.tokens):
+            nn.init.normal_(gate.weight, std=1e-3)  # type: ignore[arg-type]
+            nn.init.constant_(gate.bias, OPEN)  # type: ignore[arg-type]
+        transformer.add_module(ROUTERS, routers.to(transformer.device))
+        transformer.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+
+    def _attention(self, block: Any, count: int, dim: int) -> Heads:
+        heads = Heads(count, dim)
+        self.widths.append(heads)
+        for names, kind in ((INPUTS, AttentionInput), (OUTPUTS, AttentionOutput)):
+            for name in names:
+                try:
+                    layer = block.attn.get_submodule(name)
+                except AttributeError:  # single streams have no text, and FLUX's leave through the MLP's projection
+                    continue
+                counts = {"elastic_counts": name in ("to_q", "add_q_proj")} if names is INPUTS else {}
+                make_elastic(layer, kind, elastic_model=self, elastic_heads=heads, **counts)
+        return heads
+
+    def begin(self) -> None:
+        """A forward of the transformer starts."""
+        super().begin()
+        for width in self.widths:
+            if isinstance(width, Heads):
+                width.tokens = 0
+
+    def _count_tokens(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        image: Tensor = kwargs[IMAGE] if IMAGE in kwargs else args[0]
+        self.image_tokens = image.shape[1] if image.ndim == 3 else None
+
+    def _see(self, module: nn.Module, inputs: Any, temb: Tensor) -> None:
+        """Choose all heads and channel groups of this forward by the timestep's embedding (B, D)."""
+        training = self.transformer.training
+        logits = self.transformer.conversion.width(F.silu(temb.float()))
+        gates = gumbel_sigmoid(logits, training, self.generator)  # (B, all H)
+        sliced = self.slicing and not training and bool((gates == gates[:1]).all())
+        self.masked = not sliced
+        for width, mask in zip(self.widths, gates.split([width.count for width in self.widths], dim=-1), strict=True):
+            width.set(torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=-1), sliced)
+
+    def choose_tokens(self, channels: Channels, x: Tensor) -> None:
+        """Choose the tokens that an MLP is computed for, by its input (B, T, D)."""
+        if channels.gate is None:
+            channels.tokens = x.new_ones(*x.shape[:2], 1, dtype=torch.float32)
+            return
+        channels.text = 0 if self.image_tokens is None else x.shape[1] - self.image_tokens
+        always = x.new_ones(len(x), channels.text, 1, dtype=torch.float32)
+        logits = self.transformer.conversion.tokens[channels.gate](x[:, channels.text :].float())
+        gates = gumbel_sigmoid(logits, self.transformer.training, self.generator)
+        channels.tokens = torch.cat([always, gates], dim=1)
+
+    def save(self, layer: nn.Linear, tokens: int, share: Tensor) -> None:
+        """Note that a share (B,) of a projection's FLOPs is left out."""
+        if self.masked:
+            self.saved.append(2.0 * tokens * layer.weight.numel() * share)
+
+    def save_attention(self, heads: Heads, queries: int) -> None:
+        """Note what heads that are off save in the two products of attention."""
+        if self.masked:
+            self.saved.append(4.0 * queries * heads.tokens * heads.channels * (1 - heads.share))
+
+    def loss(self) -> BudgetLoss:
+        """2 (mean share of FLOPs - budget)^2, and what an MLP falls below a tenth of its tokens."""
+        share = self.share()
+        mlps = [width for width in self.widths if isinstance(width, Channels)]
+        tokens = torch.stack([mlp.token_share.mean() for mlp in mlps])
+        target = 1 + (self.options.budget - 1) * self.ramp
+        loss = self.options.weight * (share.mean() - target).square() + (FEWEST_TOKENS - tokens).clamp(min=0).sum()
+        heads = [width.share.mean() for width in self.widths if isinstance(width, Heads)] or [torch.ones(())]
+        logs = {
+            "budget_loss": loss,
+            "flops/share": share.mean(),
+            "flops/std": share.std(correction=0),
+            "heads/mean": torch.stack(heads).mean(),
+            "width/mean": torch.stack([mlp.share.mean() for mlp in mlps]).mean(),
+            "tokens/mean": tokens.mean(),
+        }
+        return BudgetLoss(loss, {name: float(value.detach()) for name, value in logs.items()})
+
+
+conversions.add(
+    "dydit",
+    Conversion(
+        name="dydit",
+        about="Chooses heads and MLP channel groups by the timestep, and the tokens that each MLP is computed for.",
+        source="arXiv 2410.03456 and 2504.06803; written here from the papers",
+        options=DyDiTOptions,
+        convert=DyDiT,
+    ),
+)
