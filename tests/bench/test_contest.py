@@ -1,5 +1,6 @@
 """A contest of methods on one pipeline: who draws, what is kept, what is spent, and what is refused."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,8 @@ from elastic_dit import ElasticConfig, elasticize, load, restore
 from elastic_dit.bench.contest import Contest
 from elastic_dit.bench.entries import Entry, Wish, list_rows
 from elastic_dit.bench.judged import run_contest
+from elastic_dit.conversions import save_converted
+from elastic_dit.conversions.base import convert
 from elastic_dit.errors import ConfigError, UnknownNameError
 from elastic_dit.evaluation.judge import Scored
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -134,6 +137,18 @@ def test_more_reuse_costs_less(pipe: Any, folder: Path, tmp_path: Path) -> None:
     never, often = (list_rows([f"{folder / 'adapter'}@K={reuse}"], [])[1].runs[0] for reuse in (0, 3))
     assert (never.max_reuse, often.max_reuse) == (0, 3)
     assert ours.cost(often).flops_share < ours.cost(never).flops_share
+
+
+def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
+    other = copy.deepcopy(pipe.transformer)
+    values = {"method": "dense2moe", "group": 2, "keep": 1}
+    convert(other, values)
+    folder = str(save_converted(tmp_path / "moe", other, values))
+    ours = contest(pipe, tmp_path / "images")
+    (entry,) = list_rows([folder], [0.5])[1].runs
+    assert ours.cost(entry).flops_share < 0.8
+    assert (pixels(ours.images(entry)) != pixels(ours.images(DENSE))).any()
+    assert not hasattr(pipe.transformer, "conversion")
 
 
 def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import config_of
 
 import elastic_dit
+from elastic_dit.conversions import load_converted
 from elastic_dit.errors import CheckpointError, ConfigError, TrainingError
 from elastic_dit.models import EmojiFluxPipeline
 from elastic_dit.training.config import TrainConfig
@@ -25,6 +26,9 @@ from elastic_dit.training.state import latest_checkpoint
 RUN = "import sys; from pathlib import Path; from elastic_dit.training.config import TrainConfig;" + (
     "from elastic_dit.training.loop import Trainer; Trainer(TrainConfig.load(Path(sys.argv[1])), quiet=True).run()"
 )
+
+
+CONVERSIONS = {"dydit": {"method": "dydit"}, "dense2moe": {"method": "dense2moe", "group": 2, "keep": 1}}
 
 
 def log_of(output: Path) -> list[dict[str, float]]:
@@ -64,6 +68,43 @@ def test_elastic_run_meets_its_budget_and_saves_an_adapter(elastic_values: dict[
     assert elastic.trace.flops_share < 1
 
 
+def test_dydit_meets_its_budget(values: dict[str, Any]):
+    """From all open to the share that is asked for; the folder holds what was trained. (One head: tokens alone decide.)"""
+    changes = {"conversion": {"method": "dydit", "budget": 0.85, "weight": 20.0}, "ramp_steps": 20, "ema_decay": 0.0}
+    rates = {"learning_rate": 1e-3, "router_learning_rate": 0.1, "warmup_steps": 2, "schedule": "constant"}
+    config = config_of(values, steps=80, checkpoint_every=80, optimizer=rates, **changes)
+    trainer = Trainer(config, quiet=True)
+    result = trainer.run()
+    log = log_of(config.output)
+    assert log[0]["flops/share"] > 0.95
+    assert sum(line["flops/share"] for line in log[-10:]) / 10 == pytest.approx(0.85, abs=0.02)
+    assert log[-1]["tokens/mean"] < 1
+    other = EmojiFluxPipeline.from_size("tiny", seed=0)
+    load_converted(other.transformer, result)
+    settings = {"height": 16, "width": 16, "num_inference_steps": 2, "output_type": "np"}
+    trainer.trainee.transformer.eval()
+    images = [
+        pipe("a dog", generator=torch.Generator().manual_seed(0), **settings).images
+        for pipe in (trainer.trainee.pipeline, other)
+    ]
+    assert (images[0] == images[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": True}, "goes with no compile"),
+        ({"elastic": {"rho_g": 0.5}}, "goes with no elastic"),
+        ({"trainable": "lora"}, "trains all weights"),
+        ({"conversion": {"method": "dydit", "heads": 3}}, "unknown key 'heads'"),
+        ({"importance_batches": 0}, "importance_batches must not be 0"),
+    ],
+)
+def test_what_a_conversion_does_not_go_with(values: dict[str, Any], changes: dict[str, Any], message: str):
+    with pytest.raises((ConfigError, ValueError), match=message):
+        Trainer(config_of(values | {"conversion": {"method": "dydit"}} | changes), quiet=True)
+
+
 @pytest.mark.slow
 def test_one_run_learns_a_range_of_budgets(elastic_values: dict[str, Any]):
     """Each third of the batch nears its own budget, and the adapter spends by its dial."""
@@ -101,9 +142,11 @@ def test_routers_settle(elastic_values: dict[str, Any]):
     assert not torch.equal(backbone[2], backbone[3])
 
 
-@pytest.mark.parametrize("kind", ["dense", "elastic"])
+@pytest.mark.parametrize("kind", ["dense", "elastic", *CONVERSIONS])
 def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict[str, Any], tmp_path: Path):
-    base = (values if kind == "dense" else elastic_values) | {"gradient_accumulation_steps": 2}
+    base = (elastic_values if kind == "elastic" else values) | {"gradient_accumulation_steps": 2}
+    if kind in CONVERSIONS:
+        base |= {"conversion": CONVERSIONS[kind], "ramp_steps": 3, "flow": {"distillation": 1.0}}
     if kind == "elastic":
         base |= {"elastic": base["elastic"] | {"decision_noise": 1.0}}
     whole = config_of(base, output=tmp_path / "whole")

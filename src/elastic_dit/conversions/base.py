@@ -144,7 +144,7 @@ def is_converted(folder: str | Path) -> bool:
 
 
 def load_converted(transformer: Any, folder: Path) -> Converted:
-    """Convert a dense transformer in place into what `save_converted` wrote.
+    """Convert a dense transformer in place into what `save_converted` wrote, in eval mode.
 
     Raises:
         CheckpointError: no such folder, damaged, or made from another base model.
@@ -159,7 +159,7 @@ def load_converted(transformer: Any, folder: Path) -> Converted:
         raise CheckpointError(f"{folder} was made from {base!r}, whose weights have other shapes than this transformer")
     converted = convert(transformer, values)
     try:
-        transformer.load_state_dict(tensors)
+        transformer.eval().load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} do not fit its {CONVERSION_NAME}: {error}") from error
     return converted
