@@ -117,8 +117,11 @@ class TestTrainedBackbone:
         small = load(base.transformer, folder).save(tmp_path / "small", dtype=torch.bfloat16)
         dtypes = {name.split(".")[0]: value.dtype for name, value in load_file(small / WEIGHTS_NAME).items()}
         assert dtypes == {"routers": torch.float32, "transformer": torch.bfloat16}
-        load(base.transformer, small)
+        elastic = load(base.transformer, small)
         assert next(base.transformer.parameters()).dtype == torch.float32
+        assert elastic.weights.dtype == torch.bfloat16
+        again = elastic.save(tmp_path / "again", elastic.weights.dtype)
+        assert (again / WEIGHTS_NAME).read_bytes() == (small / WEIGHTS_NAME).read_bytes()
         torch.testing.assert_close(output_of(base.transformer, base.inputs(3)), output, rtol=0.1, atol=0.1)
 
     def test_gradients_reach_loaded_weights(self, trained: tuple[Path, Tensor, Tiny]) -> None:
@@ -220,6 +223,12 @@ def test_a_failed_save_keeps_the_old_folder(
         routed_flux.elastic.save(folder)
     assert (folder / WEIGHTS_NAME).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_all_files_may_be_read_like_any_other(routed_flux: TinyElastic, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    folder = routed_flux.elastic.save(tmp_path / "adapter")
+    assert {file.stat().st_mode for file in folder.iterdir()} == {(tmp_path / "other").stat().st_mode}
 
 
 class TestLora:

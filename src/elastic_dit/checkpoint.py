@@ -64,6 +64,8 @@ class ChangedWeights:
     sums: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     originals: dict[str, nn.Parameter] = field(default_factory=dict[str, nn.Parameter])
     lora: bool = False
+    dtype: torch.dtype | None = None
+    """What the weights of a loaded adapter are stored in."""
 
     def watch(self, transformer: nn.Module) -> None:
         """Remember checksums of all weights, once, before anything changes them."""
@@ -82,6 +84,7 @@ class ChangedWeights:
         """Put other weights in, keeping the base model's (in host memory)."""
         parameters = _base_parameters(transformer)
         for name, value in values.items():
+            self.dtype = value.dtype
             old = parameters[name]
             self.originals[name] = nn.Parameter(old.detach().to("cpu"), requires_grad=old.requires_grad)
             old_like = value.to(old.device, old.dtype)

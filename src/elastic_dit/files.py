@@ -17,6 +17,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    _share(temporary)
     if target.exists():
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -25,3 +26,14 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old)
     else:
         temporary.rename(target)
+
+
+def _share(folder: Path) -> None:
+    """Give all files the mode that a new one has: safetensors writes its own for the owner alone."""
+    new = folder / ".new"
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)

@@ -51,7 +51,7 @@ def allocate(
         pairs = encode(family, source, str(data), quiet=True)
         denoising = denoising_of(family, pairs, images, steps, guidance, seed)
         found = with_allocation(load(family.pipeline, adapter), denoising, bar.show)
-        found.elastic.save(output)
+        found.elastic.save(output, found.elastic.weights.dtype)
     typer.echo(f"{output}: budgets by step, from the first to the last, where the mean is {found.budget:.0%}:")
     typer.echo(" ".join(f"{budget:.0%}" for budget in found.by_step))
     typer.echo(f"of one step's forwards they differ by {found.apart:.1%} (standard deviation); the prediction explains")

@@ -69,7 +69,7 @@ def forecast(
             elastic.budget = elastic.config.default_budget = dial
         denoising = denoising_of(family, pairs, images, steps, guidance, seed)
         tried = with_forecasts(elastic, denoising, budget, max_forecast=max_forecast or (1, 2, 3, 4), progress=bar.show)
-        elastic.save(output)
+        elastic.save(output, elastic.weights.dtype)
     for way in tried:
         typer.echo(
             f"{way.computed} of {steps} steps computed, {way.flops_share:.1%} of the FLOPs: below noise level "
