@@ -6,9 +6,9 @@ import pytest
 
 from elastic_dit import ElasticConfig, elasticize
 from elastic_dit.calibration import CALIBRATION_NAME, Calibration, Point, Setting
-from elastic_dit.elastic_model import load
 from elastic_dit.errors import CheckpointError, ConfigError
 from elastic_dit.records import Environment
+from elastic_dit.verbs import load
 from tiny import Tiny
 
 CACHED, PLAIN = (0.1, 3), (0.0, 0)

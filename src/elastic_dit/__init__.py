@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from elastic_dit.config import PRESETS, ElasticConfig, preset
-    from elastic_dit.elastic_model import ElasticModel, elasticize, load, restore
+    from elastic_dit.elastic_model import ElasticModel
     from elastic_dit.engine.plan import Plan
     from elastic_dit.engine.trace import Trace
     from elastic_dit.errors import ElasticDiTError
+    from elastic_dit.verbs import elasticize, load, restore
 
 __version__ = "0.1.0"
 
@@ -27,10 +28,11 @@ __all__ = [
 
 _HOMES = {
     "elastic_dit.config": ("PRESETS", "ElasticConfig", "preset"),
-    "elastic_dit.elastic_model": ("ElasticModel", "elasticize", "load", "restore"),
+    "elastic_dit.elastic_model": ("ElasticModel",),
     "elastic_dit.engine.plan": ("Plan",),
     "elastic_dit.engine.trace": ("Trace",),
     "elastic_dit.errors": ("ElasticDiTError",),
+    "elastic_dit.verbs": ("elasticize", "load", "restore"),
 }
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elastic_model import ElasticModel, elasticize, load, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.models.emoji_flux import SIZES, EmojiFluxPipeline
 from elastic_dit.pruning.allocation import READ, with_allocation
 from elastic_dit.pruning.noise_levels import Denoising, denoising_of
 from elastic_dit.training.data.cache import EncodedDataset
 from elastic_dit.training.families.base import Family, family_of
+from elastic_dit.verbs import elasticize, load, restore
 
 STEPS, IMAGES = 6, 4
 

@@ -69,7 +69,7 @@ def test_elastic_run_meets_its_budget_and_saves_an_adapter(elastic_values: dict[
 
 
 def test_dydit_meets_its_budget(values: dict[str, Any]):
-    """From all open to the share that is asked for; the folder holds what was trained. (One head: tokens alone decide.)"""
+    """From all open to the share asked for, by tokens: the tiny model has one head. The folder holds the result."""
     changes = {"conversion": {"method": "dydit", "budget": 0.85, "weight": 20.0}, "ramp_steps": 20, "ema_decay": 0.0}
     rates = {"learning_rate": 1e-3, "router_learning_rate": 0.1, "warmup_steps": 2, "schedule": "constant"}
     config = config_of(values, steps=80, checkpoint_every=80, optimizer=rates, **changes)

@@ -22,10 +22,10 @@ from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
 from elastic_dit.conversions.base import CONVERSION_NAME
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
-from elastic_dit.elastic_model import load, restore
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
+from elastic_dit.verbs import load, restore
 
 COST, ENTRY = "cost.json", "entry.json"
 COUNTED = 12

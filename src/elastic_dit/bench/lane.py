@@ -13,9 +13,10 @@ from elastic_dit.bench.race import DENSE, Contender, Progress, race, row
 from elastic_dit.bench.schedule import Rates
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
-from elastic_dit.elastic_model import ElasticModel, elasticize
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.records import Environment, RunRecord
+from elastic_dit.verbs import elasticize
 
 COMPILED = ", compiled"
 """What the name of a compiled contender ends with."""

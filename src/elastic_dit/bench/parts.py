@@ -21,9 +21,10 @@ from elastic_dit.bench.timing import spread, synchronize
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.width import channels
-from elastic_dit.elastic_model import ElasticModel, elasticize
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.site import BlockCall, Site, hidden_size
 from elastic_dit.records import RunRecord
+from elastic_dit.verbs import elasticize
 
 BLOCKS = 3
 """The fewest of which each block list has one (FLUX: a double block and two single ones); the last is measured."""

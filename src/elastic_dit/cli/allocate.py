@@ -33,12 +33,12 @@ def allocate(
     with needs_extra("allocate", "train"):
         import torch
 
-        from elastic_dit.elastic_model import load
         from elastic_dit.pruning.allocation import with_allocation
         from elastic_dit.pruning.noise_levels import denoising_of
         from elastic_dit.training.config import DataConfig
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
+        from elastic_dit.verbs import load
     from elastic_dit.models import shipped_model
 
     where = pick_device(device)

@@ -47,13 +47,13 @@ def forecast(
     with needs_extra("forecast", "train"):
         import torch
 
-        from elastic_dit.elastic_model import load
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.forecast import with_forecasts
         from elastic_dit.pruning.noise_levels import denoising_of
         from elastic_dit.training.config import DataConfig
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
+        from elastic_dit.verbs import load
     from elastic_dit.models import shipped_model
 
     where = pick_device(device)

@@ -54,8 +54,8 @@ def generate(
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
     from elastic_dit.config import ElasticConfig
-    from elastic_dit.elastic_model import load
     from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+    from elastic_dit.verbs import load
 
     format_name = image_format(output)
     settings = {"tau": tau, "delta": delta, "max_reuse": max_reuse}

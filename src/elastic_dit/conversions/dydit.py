@@ -95,7 +95,7 @@ class Heads(Width):
 class AttentionInput:
     """D -> heads: the rows of the heads that are on."""
 
-    elastic_model: "DyDiT"
+    elastic_owner: "DyDiT"
     elastic_heads: Heads
     elastic_counts: bool
     """Whether this projection's tokens are queries: each stream is counted once."""
@@ -104,7 +104,7 @@ class AttentionInput:
         """(B, T, D) to (B, T, kept heads)."""
         layer: Any = self
         heads = self.elastic_heads
-        self.elastic_model.save(layer, x.shape[1], 1 - heads.share)
+        self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
         if self.elastic_counts:
             heads.tokens += x.shape[1]
         if heads.kept is None:
@@ -115,15 +115,15 @@ class AttentionInput:
 class AttentionOutput:
     """Heads -> D: the columns of the heads that are on."""
 
-    elastic_model: "DyDiT"
+    elastic_owner: "DyDiT"
     elastic_heads: Heads
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, kept heads) to (B, T, D)."""
         layer: Any = self
         heads = self.elastic_heads
-        self.elastic_model.save(layer, x.shape[1], 1 - heads.share)
-        self.elastic_model.save_attention(heads, x.shape[1])
+        self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
+        self.elastic_owner.save_attention(heads, x.shape[1])
         if heads.kept is None:
             return super().forward(x * heads.spread().to(x.dtype))  # type: ignore[misc]
         return F.linear(x, layer.weight[:, heads.kept], layer.bias)
@@ -148,13 +148,13 @@ class Channels(Width):
 class Up:
     """D -> F, or 2F where gated: for the tokens that are chosen, the channels that are on; 0 for other tokens."""
 
-    elastic_model: "DyDiT"
+    elastic_owner: "DyDiT"
     elastic_channels: Channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, kept channels)."""
         layer: Any = self
-        model, channels = self.elastic_model, self.elastic_channels
+        model, channels = self.elastic_owner, self.elastic_channels
         model.choose_tokens(channels, x)
         model.save(layer, x.shape[1], 1 - channels.share * channels.token_share)
         if channels.kept is None:
@@ -173,7 +173,7 @@ class Up:
 class Down:
     """F -> D, perhaps with attention's columns before the F: the same channels, for the same tokens."""
 
-    elastic_model: "DyDiT"
+    elastic_owner: "DyDiT"
     elastic_channels: Channels
     elastic_heads: Heads | None
     """Where attention leaves through this projection."""
@@ -181,7 +181,7 @@ class Down:
     def forward(self, h: Tensor) -> Tensor:
         """(B, T, kept channels) to (B, T, D)."""
         layer: Any = self
-        model, channels, heads = self.elastic_model, self.elastic_channels, self.elastic_heads
+        model, channels, heads = self.elastic_owner, self.elastic_channels, self.elastic_heads
         stay = layer.in_features - channels.channels
         tokens = channels.token_share
         share = channels.share * channels.channels + (stay if heads is None else heads.share * stay)
@@ -224,9 +224,9 @@ class DyDiT(Converted):
                 channels = Channels(heads, hidden_size(block, mlp))
                 self.widths.append(channels)
                 up, down = block.get_submodule(mlp.up), block.get_submodule(mlp.down)
-                make_elastic(up, Up, elastic_model=self, elastic_channels=channels)
+                make_elastic(up, Up, elastic_owner=self, elastic_channels=channels)
                 own = attention if down.in_features > channels.channels else None  # type: ignore[operator]
-                make_elastic(down, Down, elastic_model=self, elastic_channels=channels, elastic_heads=own)
+                make_elastic(down, Down, elastic_owner=self, elastic_channels=channels, elastic_heads=own)
                 if options.tokens and mlp.stream == "image":
                     channels.gate, gates = gates, gates + 1
         routers = nn.Module()
@@ -248,7 +248,7 @@ class DyDiT(Converted):
                 except AttributeError:  # single streams have no text, and FLUX's leave through the MLP's projection
                     continue
                 counts = {"elastic_counts": name in ("to_q", "add_q_proj")} if names is INPUTS else {}
-                make_elastic(layer, kind, elastic_model=self, elastic_heads=heads, **counts)
+                make_elastic(layer, kind, elastic_owner=self, elastic_heads=heads, **counts)
         return heads
 
     def begin(self) -> None:

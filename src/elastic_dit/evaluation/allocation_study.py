@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elastic_dit.elastic_model import ElasticModel, load, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import scene_difficulty
 from elastic_dit.evaluation.flow_loss import flow_losses
@@ -25,6 +25,7 @@ from elastic_dit.evaluation.variants import Array, Progress, interval
 from elastic_dit.pruning.allocation import RIDGE, reading
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.families.base import Family
+from elastic_dit.verbs import load, restore
 
 Groups = npt.NDArray[np.int64]
 """The group of each forward, (K, N), numbered from 0."""

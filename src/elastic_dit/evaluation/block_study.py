@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elastic_model import ElasticModel, elasticize, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.evaluation.difficulty import quarters, scene_difficulty, spearman
 from elastic_dit.evaluation.held_out import HeldOut, NoisyPairs
@@ -21,6 +21,7 @@ from elastic_dit.evaluation.variants import Array, Progress
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.families.base import Family
 from elastic_dit.training.importance import order_channels
+from elastic_dit.verbs import elasticize, restore
 
 CHANGES = {"left_out": 0.0, "quarter": 0.25}
 """What is done to one block at a time: the width of its MLP, 0 where all of it is left out."""

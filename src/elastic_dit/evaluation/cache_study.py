@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from elastic_dit.calibration import Setting
-from elastic_dit.elastic_model import ElasticModel, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.evaluation.images import closeness
 from elastic_dit.evaluation.route_study import load_routed
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.records import Environment, RunRecord
+from elastic_dit.verbs import restore
 
 
 class Case(NamedTuple):

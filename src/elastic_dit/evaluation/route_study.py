@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from elastic_dit.elastic_model import ElasticModel, load, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.trace import Trace
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.difficulty import correlation, quarters, scene_difficulty
@@ -21,6 +21,7 @@ from elastic_dit.evaluation.variants import Array, Progress
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.data.scenes import TAGS
 from elastic_dit.training.families.base import Family
+from elastic_dit.verbs import load, restore
 
 
 def study_routes(

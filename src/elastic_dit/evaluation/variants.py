@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elastic_dit.elastic_model import ElasticModel, load, restore
+from elastic_dit.elastic_model import ElasticModel
+from elastic_dit.verbs import load, restore
 
 RESAMPLES = 2000
 Progress = Callable[[str, int, int], None]

@@ -17,10 +17,11 @@ from elastic_dit.backbones import backbone_of
 from elastic_dit.backbones.base import IMAGE
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.allocation import PRICES, Allocator, interpolate, summary
-from elastic_dit.elastic_model import ElasticModel, reroute
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress
 from elastic_dit.pruning.noise_levels import Denoising, Point
+from elastic_dit.verbs import reroute
 
 READ = 2
 """The block whose input is read: the first two are always worth running."""

@@ -13,13 +13,14 @@ from torch import Tensor
 from elastic_dit.backbones import backbone_of
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.cost import BlockCost
-from elastic_dit.elastic_model import ElasticModel, elasticize, transformer_of
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.noise_levels import Level
 from elastic_dit.registry import Registry
 from elastic_dit.training.flow import NoisyBatch
 from elastic_dit.training.importance import order_channels
+from elastic_dit.verbs import elasticize, transformer_of
 
 NARROWEST = 0.25
 """No MLP of a block that stays gets narrower than this to meet a budget."""

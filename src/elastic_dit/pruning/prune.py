@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.elastic_model import ElasticModel, reroute
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Batches, Progress, Pruning, Subject, whole
 from elastic_dit.pruning.noise_levels import Level, even
 from elastic_dit.training.imitation import imitate
+from elastic_dit.verbs import reroute
 
 
 def prune(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from elastic_dit.config import ElasticConfig
 from elastic_dit.conversions.base import ROUTERS, Converted, convert, save_converted
 from elastic_dit.core.objective import BudgetLoss, sandwich
-from elastic_dit.elastic_model import ElasticModel, elasticize, load, reroute, restore
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.files import replaced_folder
 from elastic_dit.models.emoji_flux import EmojiFluxPipeline
@@ -23,6 +23,7 @@ from elastic_dit.training.families.base import Family, family_of
 from elastic_dit.training.flow import NoisyBatch
 from elastic_dit.training.imitation import imitate
 from elastic_dit.training.importance import order_channels
+from elastic_dit.verbs import elasticize, load, reroute, restore
 
 FRESH = "emoji-flux:"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -1,0 +1,90 @@
+"""The verbs: make a transformer elastic, load what makes it so, put it back as it was."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from elastic_dit import checkpoint
+from elastic_dit.config import ElasticConfig, preset
+from elastic_dit.elastic_model import ElasticModel
+from elastic_dit.errors import BackboneError
+
+_HANDLE = "_elastic_dit"
+
+
+def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -> ElasticModel:
+    """Put hooks and fresh routers on a transformer; it computes what it did before, to the bit.
+
+    Args:
+        pipe_or_transformer: a diffusers pipeline, or the transformer alone.
+        config: an `ElasticConfig` or the name of a preset.
+
+    Raises:
+        BackboneError: no backbone declares this transformer.
+        UnknownNameError: no such preset.
+    """
+    transformer = transformer_of(pipe_or_transformer)
+    restore(transformer)
+    config = preset(config) if isinstance(config, str) else config.model_copy()
+    elastic = ElasticModel(transformer, config)
+    transformer.__dict__[_HANDLE] = elastic
+    return elastic
+
+
+def reroute(elastic: ElasticModel, config: ElasticConfig) -> ElasticModel:
+    """Fresh routers, or another fixed route, on the weights as they are.
+
+    Args:
+        elastic: the model so far; its handle is not to be used any more.
+        config: of the new one.
+    """
+    elastic._engine.detach()
+    fresh = ElasticModel(elastic.transformer, config)
+    fresh.weights = elastic.weights
+    elastic.transformer.__dict__[_HANDLE] = fresh
+    return fresh
+
+
+def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
+    """Make a transformer elastic with what `ElasticModel.save` wrote.
+
+    Args:
+        pipe_or_transformer: the base model the adapter was trained on.
+        folder: an adapter folder, or the id of one on the Hub.
+
+    Raises:
+        CheckpointError: not an adapter, damaged, or made for another base model.
+    """
+    transformer = transformer_of(pipe_or_transformer)
+    adapter = checkpoint.read(folder)
+    checkpoint.check_base(transformer, adapter)
+    elastic = elasticize(transformer, adapter.config)
+    elastic.calibration = adapter.calibration
+    try:
+        checkpoint.apply(transformer, elastic.stack, elastic.weights, adapter)
+    except BaseException:
+        restore(transformer)
+        raise
+    return elastic
+
+
+def restore(pipe_or_transformer: Any) -> None:
+    """Undo `elasticize` or `load`: hooks off, replaced weights back. Weights trained in place stay trained."""
+    transformer = transformer_of(pipe_or_transformer)
+    elastic: ElasticModel | None = transformer.__dict__.pop(_HANDLE, None)
+    if elastic is not None:
+        elastic._engine.detach()
+        elastic.weights.put_back(transformer)
+
+
+def transformer_of(pipe_or_transformer: Any) -> Any:
+    """The transformer of a pipeline, or the module itself."""
+    transformer = getattr(pipe_or_transformer, "transformer", None)
+    if not isinstance(transformer, nn.Module):
+        transformer = pipe_or_transformer
+    if not isinstance(transformer, nn.Module):
+        raise BackboneError(
+            f"expected a diffusers pipeline with a transformer, or a transformer; got a {type(transformer).__name__}"
+        )
+    return getattr(transformer, "_orig_mod", transformer)  # under torch.compile
