@@ -139,6 +139,20 @@ def test_more_reuse_costs_less(pipe: Any, folder: Path, tmp_path: Path) -> None:
     assert ours.cost(often).flops_share < ours.cost(never).flops_share
 
 
+def test_fewer_steps_of_an_adapter(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    (entry,) = list_rows([f"{folder / 'adapter'}@K=0@steps=2"], [])[1].runs
+    assert (entry.max_reuse, entry.steps) == (0, 2)
+    assert entry.name.endswith("adapter, K = 0, 2 steps")
+    whole = ours.cost(list_rows([f"{folder / 'adapter'}@K=0"], [])[1].runs[0])
+    assert ours.cost(entry).flops_share == pytest.approx(whole.flops_share / 2, rel=0.2)
+    elastic = load(pipe, folder / "adapter")
+    elastic.max_reuse = 0
+    alone = sample_images(pipe, CAPTIONS[:2], range(2), replace(SHORT, steps=2))
+    restore(pipe)
+    assert (pixels(ours.images(entry))[:2] == pixels(alone)).all()
+
+
 def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
     other = copy.deepcopy(pipe.transformer)
     values = {"method": "dense2moe", "group": 2, "keep": 1}

@@ -13,6 +13,7 @@ from elastic_dit.report.judge_tables import row_name
         ({}, "skip-0"),
         ({"budget": 0.5}, "skip-0 at 0.5"),
         ({"max_reuse": 3}, "skip-0, K = 3"),
+        ({"max_reuse": 3, "steps": 4}, "skip-0, K = 3, 4 steps"),
         ({"adapter": None, "name": "teacache 0.3"}, "teacache 0.3"),
     ],
 )

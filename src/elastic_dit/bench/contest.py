@@ -201,10 +201,11 @@ class Contest:
     @contextmanager
     def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
         """The pipeline as the entry has it: what to call before a run, and how to sample."""
+        settings = replace(self.settings, steps=entry.steps or self.settings.steps)
         if entry.adapter and is_converted(entry.adapter):
             with self._on(copy.deepcopy(self._dense)):
                 load_converted(self.pipe.transformer, Path(entry.adapter))
-                yield (lambda: None), self.settings
+                yield (lambda: None), settings
         elif entry.adapter:
             elastic = load(self.pipe, entry.adapter)
             try:
@@ -212,16 +213,16 @@ class Contest:
                     elastic.budget = entry.budget
                 if entry.max_reuse is not None:
                     elastic.max_reuse = entry.max_reuse
-                yield elastic.reset, self.settings
+                yield elastic.reset, settings
             finally:
                 restore(self.pipe)
         elif entry.baseline:
             with self._on(copy.deepcopy(self._dense)):
                 applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, self._task)
                 steps = self.settings.steps if applied.steps is None else len(applied.steps)
-                yield applied.restart, replace(self.settings, steps=steps)
+                yield applied.restart, replace(settings, steps=steps)
         else:
-            yield (lambda: None), self.settings
+            yield (lambda: None), settings
 
     @cached_property
     def _task(self) -> Task:

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from glob import glob
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from elastic_dit.baselines import baselines
 from elastic_dit.bench.race import DENSE
 from elastic_dit.checkpoint import read
 from elastic_dit.conversions import is_converted
 from elastic_dit.errors import ConfigError
+
+ASKED: dict[str, tuple[str, type]] = {"": ("budget", float), "K": ("max_reuse", int), "steps": ("steps", int)}
+"""What may stand behind the `@` of an adapter, before its `=`: a field of `Entry`."""
+WORDS = {"max_reuse": "K = {}", "steps": "{} steps"}
 
 
 class Entry(NamedTuple):
@@ -21,6 +25,8 @@ class Entry(NamedTuple):
     setting: float = 0.0
     max_reuse: int | None = None
     """K in place of the adapter's own."""
+    steps: int | None = None
+    """Denoising steps in place of everybody's."""
 
 
 class Row(NamedTuple):
@@ -64,14 +70,16 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     """The dense model, and each adapter: at each budget in its range if its routers know one, else as it is.
 
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
-    in `@` and a number is at that budget alone, one that ends in `@K=` and a number reuses with that K.
+    in `@` and a number is at that budget alone, in `@K=` and a number reuses with that K, in `@steps=` and a number
+    takes so many steps.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
-        adapter, own_budget, reuse = _at(asked)
+        adapter, own = _at(asked)
+        own_budget = own.pop("budget", None)
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
@@ -84,8 +92,9 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         wanted = budgets if own_budget is None else [own_budget]
         known = [budget for budget in wanted if limits[0] <= budget <= limits[1]] if limits else [None]
         for budget in known:
-            at = ("" if budget is None else f" at {budget:g}") + ("" if reuse is None else f", K = {reuse}")
-            runs = [Entry(folder + at, adapter=folder, budget=budget, max_reuse=reuse) for folder in folders]
+            at = "" if budget is None else f" at {budget:g}"
+            at += "".join(f", {WORDS[name].format(value)}" for name, value in own.items())
+            runs = [Entry(folder + at, adapter=folder, budget=budget, **own) for folder in folders]
             rows.append(Row(adapter + at, tuple(runs)))
     return rows
 
@@ -95,12 +104,17 @@ def _range(folder: str) -> tuple[float, float] | None:
     return None if is_converted(folder) else read(folder).config.budget_range
 
 
-def _at(adapter: str) -> tuple[str, float | None, int | None]:
-    """An adapter, and the budget or the K behind its last `@`, if there is one."""
-    folder, sign, value = adapter.rpartition("@")
-    try:
-        if sign and value.startswith("K="):
-            return folder, None, int(value.removeprefix("K="))
-        return (folder, float(value), None) if sign else (adapter, None, None)
-    except ValueError:
-        return adapter, None, None
+def _at(adapter: str) -> tuple[str, dict[str, Any]]:
+    """An adapter, and what `@` says behind it, by the names of `Entry`."""
+    own: dict[str, Any] = {}
+    while True:
+        folder, sign, value = adapter.rpartition("@")
+        name, _, number = value.rpartition("=")
+        if not sign or name not in ASKED:
+            return adapter, own
+        key, kind = ASKED[name]
+        try:
+            own = {key: kind(number)} | own
+        except ValueError:
+            return adapter, own
+        adapter = folder
