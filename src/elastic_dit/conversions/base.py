@@ -1,7 +1,7 @@
 """A conversion changes a dense transformer into one that decides for itself what to compute, and is trained as a whole.
 
 To add one, write a file beside this one that registers a `Conversion`; the contract tests pick it up, and so do
-`elastic-dit train` (`conversion: {method: NAME}`) and `elastic-dit judge images --adapter FOLDER`. B batch.
+`elastic-dit train` (`conversion: {method: NAME}`) and `elastic-dit judge images --adapter FOLDER`.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from elastic_dit.checkpoint import base_name, fingerprint
 from elastic_dit.config import explain
@@ -47,26 +47,19 @@ class Converted(ABC):
         self.transformer, self.options = transformer, options
         self.dense_flops = 0.0
         """Of one sample, once `price` was called."""
-        self.saved: list[Tensor] = []
-        """FLOPs that each decision of this forward leaves out, by sample (B,)."""
         self.ramp = 1.0
         """0..1, how far training has gone from the dense model to the budget."""
         self.generator: torch.Generator | None = None
         """Of what is random in training; None: torch's own."""
         transformer.register_forward_pre_hook(lambda *_: self.begin())
 
+    @abstractmethod
     def begin(self) -> None:
-        """A forward of the transformer starts."""
-        self.saved = []
+        """A forward of the transformer starts: forget the last one."""
 
     def price(self, dense: nn.Module, inputs: dict[str, Any]) -> None:
         """Count what the dense transformer spends on one sample of these inputs."""
         self.dense_flops = count_flops(lambda: dense(**inputs)) / len(inputs["hidden_states"])
-
-    def share(self) -> Tensor:
-        """FLOPs of the last forward, of the dense transformer's, by sample (B,)."""
-        assert self.dense_flops, "call price first"
-        return 1 - torch.stack(self.saved).sum(dim=0) / self.dense_flops
 
     def follow(self, teacher: nn.Module) -> None:  # noqa: B027  most methods look at nothing
         """Look at the dense model as it runs, for methods that learn from what is inside it."""

@@ -221,7 +221,6 @@ class Dense2MoE(Converted):
 
     def begin(self) -> None:
         """A forward of the transformer starts."""
-        super().begin()
         self.features, self.wanted = [], []
 
     def see(self, output: Any) -> None:

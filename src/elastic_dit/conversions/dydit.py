@@ -213,6 +213,8 @@ class DyDiT(Converted):
         if not timesteps:
             raise BackboneError(f"DyDiT reads the timestep's embedding alone; {type(embedder).__name__} has none")
         timesteps[0].register_forward_hook(self._see)
+        self.saved: list[Tensor] = []
+        """FLOPs that each decision of this forward leaves out, by sample (B,)."""
         self.slicing = True
         """In eval mode, compute nothing that is left out. Where rows differ in width it is masked all the same."""
         self.image_tokens: int | None = None
@@ -253,7 +255,7 @@ class DyDiT(Converted):
 
     def begin(self) -> None:
         """A forward of the transformer starts."""
-        super().begin()
+        self.saved = []
         for width in self.widths:
             if isinstance(width, Heads):
                 width.tokens = 0
@@ -282,6 +284,10 @@ class DyDiT(Converted):
         logits = self.transformer.conversion.tokens[channels.gate](x[:, channels.text :].float())
         gates = gumbel_sigmoid(logits, self.transformer.training, self.generator)
         channels.tokens = torch.cat([always, gates], dim=1)
+
+    def share(self) -> Tensor:
+        """FLOPs of the last forward, which was masked, of the dense transformer's, by sample (B,)."""
+        return 1 - torch.stack(self.saved).sum(dim=0) / self.dense_flops
 
     def save(self, layer: nn.Linear, tokens: int, share: Tensor) -> None:
         """Note that a share (B,) of a projection's FLOPs is left out."""
