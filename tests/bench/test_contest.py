@@ -1,6 +1,7 @@
 """A contest of methods on one pipeline: who draws, what is kept, what is spent, and what is refused."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -203,6 +204,11 @@ def test_several_trainings_are_one_row(pipe: Any, folder: Path, tmp_path: Path) 
     beside = record.results["beside_dense"][0]
     assert beside["overall"] == pytest.approx(0.375 - 1)
     assert beside["overall_interval"] == pytest.approx((0.25 - 1, 0.5 - 1))  # of the two runs: all images are alike
+    again = run_contest(ours, rows, cast(Any, Marks(prompts)))  # its first mark would be another one
+    assert json.dumps(again.results["rows"]) == json.dumps(record.results["rows"])
+    other = Marks(prompts)
+    other.digest = "another judge"
+    assert run_contest(ours, rows[:1], cast(Any, other)).results["rows"][0]["overall"] == 1.0
     scores, tasks, *_ = contest_tables(record)
     assert "route (2 runs)" in scores.rows[1]
     assert tasks.rows[-1] == ("real scenes", *["99.0%"] * 6)
@@ -210,6 +216,8 @@ def test_several_trainings_are_one_row(pipe: Any, folder: Path, tmp_path: Path) 
 
 class Marks:
     """A judge that gives the same mark to all images of a run: 1, then 1/2, then 1/4."""
+
+    digest = "marks"
 
     def __init__(self, prompts: list[Prompt]) -> None:
         self.captions, self.mark = [prompt.caption for prompt in prompts], 2.0

@@ -69,9 +69,13 @@ class Contest:
         self._dense = copy.deepcopy(self.pipe.transformer)
         self._dense_flops = 0
 
+    def folder_of(self, entry: Entry) -> Path:
+        """Where what is known of an entry is kept."""
+        return self.folder / _slug(entry)
+
     def images(self, entry: Entry) -> list[Image.Image]:
         """The entry's images, one a prompt."""
-        files = [self.folder / _slug(entry) / f"{index:05d}.png" for index in range(len(self.prompts))]
+        files = [self.folder_of(entry) / f"{index:05d}.png" for index in range(len(self.prompts))]
         self._claim(entry, files[0].parent)
         missing = [start for start in range(0, len(files), self.batch) if not _exist(files[start : start + self.batch])]
         if missing:
@@ -89,7 +93,7 @@ class Contest:
 
     def cost(self, entry: Entry) -> Cost:
         """The entry's FLOPs and time."""
-        file = self.folder / _slug(entry) / COST
+        file = self.folder_of(entry) / COST
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))

@@ -1,17 +1,22 @@
 """The images, costs and scores of all entries of a contest, in one record."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from elastic_dit.bench.contest import Contest, Cost
-from elastic_dit.bench.entries import Row
+from elastic_dit.bench.entries import Entry, Row
 from elastic_dit.bench.race import DENSE
 from elastic_dit.evaluation.flow_loss import EQUAL
 from elastic_dit.evaluation.judge import Judge, Scored, difference, together
 from elastic_dit.records import Environment, RunRecord
+
+SCORES = "scores.json"
 
 
 def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: str = "") -> RunRecord:
@@ -26,7 +31,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
     assert rows[0].name == DENSE, "the first row is what the others are compared with"
     dense = contest.images(rows[0].runs[0])
     scored = [
-        [judge(contest.images(run), dense if index else None) for run in row.runs] for index, row in enumerate(rows)
+        [_scored(contest, run, judge, dense if index else None) for run in row.runs] for index, row in enumerate(rows)
     ]
     costs = [[contest.cost(run) for run in row.runs] for row in rows]
     results = [_row(*each) for each in zip(rows, costs, scored, strict=True)]
@@ -56,6 +61,22 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
             for name, values in one.samples.items()
         },
     )
+
+
+def _scored(contest: Contest, run: Entry, judge: Judge, dense: Sequence[Image.Image] | None) -> Scored:
+    """An entry's scores; what this judge has said of these images is read again."""
+    images = contest.images(run)
+    hashed = hashlib.sha256(judge.digest.encode())
+    for image in (*images, *(dense or ())):
+        hashed.update(image.tobytes())
+    file = contest.folder_of(run) / SCORES
+    if file.is_file() and (known := json.loads(file.read_text()))["of"] == hashed.hexdigest():
+        return Scored(known["results"], known["samples"])
+    scored = judge(images, dense)
+    temporary = file.with_suffix(".partial")
+    temporary.write_text(json.dumps({"of": hashed.hexdigest()} | scored._asdict()))
+    temporary.replace(file)
+    return scored
 
 
 def _row(row: Row, costs: Sequence[Cost], scored: Sequence[Scored]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """All scores of a set of generated images: SceneEval, FD and KD, retrieval, and fidelity to the dense model's."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +88,16 @@ class Judge:
         self.captions = list(dict.fromkeys(prompt.caption for prompt in prompts))
         self.sentences = sentence_vectors(self.captions)
         self.own = [self.captions.index(prompt.caption) for prompt in prompts]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that its scores depend on beside the images."""
+        detector, regression = self.tools.detector.state_dict(), vars(self.tools.regression)
+        tensors = [*detector.values(), *regression.values(), self.real, self.sentences]
+        hashed = hashlib.sha256(json.dumps(self.own).encode())
+        for tensor in tensors:
+            hashed.update(tensor.contiguous().numpy().tobytes())
+        return hashed.hexdigest()
 
     def truth(self) -> dict[str, float]:
         """SceneEval of the real images by task: what a perfect model would have."""
