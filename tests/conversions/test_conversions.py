@@ -194,6 +194,15 @@ def test_gumbel_sigmoid_is_hard_and_fair() -> None:
     assert (logits.grad > 0).all()  # type: ignore[operator]
 
 
+def test_dydit_draws_until_the_ramp_is_over() -> None:
+    subject = Subject("dydit", "flux")
+    subject.transformer.train()
+    same: list[bool] = []
+    for subject.converted.ramp in (0.5, 1.0):
+        same.append(torch.equal(subject.run(), subject.run()))
+    assert same == [False, True]
+
+
 def test_dydit_budget_loss() -> None:
     subject = Subject("dydit", "flux")
     converted = _dydit(subject)
