@@ -188,7 +188,7 @@ def test_dydit_leaves_heads_whole_where_attention_counts_them_itself() -> None:
 def test_gumbel_sigmoid_is_hard_and_fair() -> None:
     logits = torch.full((20_000,), 1.0, requires_grad=True)
     gates = gumbel_sigmoid(logits, True, torch.Generator().manual_seed(0))
-    assert set(gates.detach().round(decimals=5).tolist()) == {0.0, 1.0}
+    assert set(gates.detach().tolist()) == {0.0, 1.0}, "to the bit: rows of a batch are compared"
     assert float(gates.detach().mean()) == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))), abs=0.01)
     gates.sum().backward()
     assert (logits.grad > 0).all()  # type: ignore[operator]

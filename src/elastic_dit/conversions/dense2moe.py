@@ -80,7 +80,7 @@ class Experts:
 
     def mask(self) -> Tensor:
         """1 on the channels of the shared and the chosen expert, with the gradient of its probability, (B, T, F)."""
-        gates = F.one_hot(self.chosen, self.count) + self.probs - self.probs.detach()  # (B, T, E)
+        gates = F.one_hot(self.chosen, self.count) + (self.probs - self.probs.detach())  # (B, T, E)
         routed = gates.repeat(1, 1, (self.hidden - self.shared) // self.count)
         return F.pad(routed, (self.shared, 0), value=1.0)
 
@@ -234,7 +234,7 @@ class Dense2MoE(Converted):
             hard = torch.zeros_like(probs).scatter(-1, probs.topk(self.options.keep, dim=-1).indices, 1.0)
             if training and self.ramp < 1:
                 hard = torch.ones_like(probs)
-            self.gates.append(hard + probs - probs.detach() if training else hard)
+            self.gates.append(hard + (probs - probs.detach()) if training else hard)
 
     def follow(self, teacher: nn.Module) -> None:
         """Take the dense model's features after each group."""

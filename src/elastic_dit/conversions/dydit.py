@@ -7,7 +7,7 @@ As in the papers and the authors' code: Gumbel-sigmoid of temperature 5 with har
 open at the start, by a bias of 5; the most important head and group always on; at least a tenth of the tokens; loss
 2 (FLOPs - budget)^2, the budget ramped; in FLUX's single blocks a token that passes by leaves attention's output out
 too. Ours: the noise ends when the budget has come down, else short runs end with gates that are open in every second
-draw of training and always open afterwards (51% of the FLOPs became 64%); a token is judged by the MLP's input, which
+draw of training and always open afterwards; a token is judged by the MLP's input, which
 the timestep has modulated, without the mean of the text beside it (DyDiT++'s addition); heads are kept by their order,
 and chosen only in FLUX and Qwen-Image, whose attention counts its heads by what arrives.
 
@@ -58,7 +58,7 @@ def gumbel_sigmoid(logits: Tensor, noisy: bool, generator: torch.Generator | Non
         uniform = torch.rand(logits.shape, generator=generator).to(logits).clamp(1e-6, 1 - 1e-6)
         logits = logits + uniform.log() - (-uniform).log1p()
     soft = (logits / TEMPERATURE).sigmoid()
-    return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+    return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())  # in this order: 0 and 1 to the bit
 
 
 class Width:
