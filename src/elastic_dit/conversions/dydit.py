@@ -6,10 +6,9 @@ channel groups of its MLPs. Spatial-wise dynamic token: each MLP chooses the ima
 As in the papers and the authors' code: Gumbel-sigmoid of temperature 5 with hard straight-through gates; all of them
 open at the start, by a bias of 5; the most important head and group always on; at least a tenth of the tokens; loss
 2 (FLOPs - budget)^2, the budget ramped; in FLUX's single blocks a token that passes by leaves attention's output out
-too. Ours: the noise ends when the budget has come down, else short runs end with gates that are open in every second
-draw of training and always open afterwards; a token is judged by the MLP's input, which
-the timestep has modulated, without the mean of the text beside it (DyDiT++'s addition); heads are kept by their order,
-and chosen only in FLUX and Qwen-Image, whose attention counts its heads by what arrives.
+too. Ours: the noise ends when the budget has come down, which short runs are better for; a token is judged by the
+MLP's input, which the timestep has modulated, without the mean of the text beside it (DyDiT++'s addition); heads are
+kept by their order, and chosen only in FLUX and Qwen-Image, whose attention counts its heads by what arrives.
 
 B batch, T tokens, D model width, F MLP hidden width, H heads or groups.
 """

@@ -27,7 +27,9 @@ def contest_plot(record: RunRecord) -> bytes:
         shares = [row["cost"]["flops_share"] for row in rows]
         style = {"color": COLORS[index % len(COLORS)], "markersize": 5, "linewidth": 1.4, "elinewidth": 1, "capsize": 2}
         style["marker"] = "osD^v<>P"[index // len(COLORS) % 8]
-        label = rows[0]["entry"]["baseline"] or row_name(rows[0]).split(" at ")[0]
+        label = rows[0]["entry"]["baseline"] or row_name(rows[0])
+        if len(rows) > 1:  # of one adapter at several budgets or steps
+            label = label.partition(" at ")[0].partition(", ")[0]
         scores = [100 * row["overall"] for row in rows]
         low = [score - 100 * row["overall_interval"][0] for score, row in zip(scores, rows, strict=True)]
         high = [100 * row["overall_interval"][1] - score for score, row in zip(scores, rows, strict=True)]
