@@ -131,6 +131,10 @@ def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path:
     for other in (retrained, reset):
         with pytest.raises(ConfigError, match="other prompts, settings or models"):
             contest(pipe, tmp_path).images(Entry("own", adapter=str(other)))
+    with torch.no_grad():  # of the same shapes, but another model
+        next(pipe.transformer.parameters()).add_(1.0)
+    with pytest.raises(ConfigError, match="other prompts, settings or models"):
+        contest(pipe, tmp_path).images(entry)
 
 
 def test_more_reuse_costs_less(pipe: Any, folder: Path, tmp_path: Path) -> None:
@@ -155,10 +159,8 @@ def test_fewer_steps_of_an_adapter(pipe: Any, folder: Path, tmp_path: Path) -> N
 
 
 def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
-    other = copy.deepcopy(pipe.transformer)
-    values = {"method": "dense2moe", "group": 2, "keep": 1}
-    convert(other, values)
-    folder = str(save_converted(tmp_path / "moe", other, values))
+    converted = convert(copy.deepcopy(pipe.transformer), {"method": "dense2moe", "group": 2, "keep": 1})
+    folder = str(save_converted(tmp_path / "moe", converted))
     ours = contest(pipe, tmp_path / "images")
     (entry,) = list_rows([folder], [0.5])[1].runs
     assert ours.cost(entry).flops_share < 0.8

@@ -31,8 +31,7 @@ class Subject(Tiny):
 
     def __init__(self, method: str, backbone: str) -> None:
         super().__init__(backbones[backbone])
-        self.values = OPTIONS[method]
-        self.converted: Converted = convert(self.transformer, self.values)
+        self.converted: Converted = convert(self.transformer, OPTIONS[method])
         torch.manual_seed(1)
         for parameter in self.transformer.conversion.parameters():
             nn.init.normal_(parameter, std=0.5)
@@ -95,7 +94,7 @@ def test_gradients_reach_all_weights(subject: Subject) -> None:
 
 
 def test_saved_and_loaded(subject: Subject, tmp_path: Path) -> None:
-    folder = save_converted(tmp_path / "converted", subject.transformer, subject.values)
+    folder = save_converted(tmp_path / "converted", subject.converted)
     other = copy.deepcopy(subject.dense)
     load_converted(other, folder)
     subject.transformer = subject.transformer.eval()
@@ -106,7 +105,7 @@ def test_saved_and_loaded(subject: Subject, tmp_path: Path) -> None:
 
 def test_no_other_base(tmp_path: Path) -> None:
     flux, sd3 = Subject("dydit", "flux"), Tiny(backbones["sd3"])
-    folder = save_converted(tmp_path / "converted", flux.transformer, flux.values)
+    folder = save_converted(tmp_path / "converted", flux.converted)
     with pytest.raises(CheckpointError, match="other shapes"):
         load_converted(sd3.transformer, folder)
     with pytest.raises(CheckpointError, match="no converted transformer"):

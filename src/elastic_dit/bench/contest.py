@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 from torch import nn
 
@@ -17,7 +18,7 @@ from elastic_dit.baselines import Task, baselines
 from elastic_dit.bench.entries import Entry, Wish
 from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
-from elastic_dit.checkpoint import WEIGHTS_NAME, fingerprint
+from elastic_dit.checkpoint import WEIGHTS_NAME
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
 from elastic_dit.conversions.base import CONVERSION_NAME
@@ -141,7 +142,7 @@ class Contest:
                 "entry": entry._asdict(),
                 "settings": vars(self.settings),
                 "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-                "model": fingerprint(self._dense),
+                "model": self._model,
                 "adapter": _digest(Path(entry.adapter)) if entry.adapter else None,
             }
         )
@@ -227,6 +228,15 @@ class Contest:
                 yield applied.restart, replace(settings, steps=steps)
         else:
             yield (lambda: None), settings
+
+    @cached_property
+    def _model(self) -> str:
+        """Hash of the dense weights."""
+        hashed = hashlib.sha256()
+        for name, value in self._dense.state_dict().items():
+            hashed.update(name.encode())
+            hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return hashed.hexdigest()
 
     @cached_property
     def _task(self) -> Task:

@@ -17,6 +17,7 @@ from elastic_dit.evaluation.judge import Judge, Scored, difference, together
 from elastic_dit.records import Environment, RunRecord
 
 SCORES = "scores.json"
+"""Beside an entry's images."""
 
 
 def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: str = "") -> RunRecord:

@@ -45,6 +45,8 @@ class Converted(ABC):
 
     def __init__(self, transformer: Any, options: Any) -> None:
         self.transformer, self.options = transformer, options
+        self.about: dict[str, Any] = {}
+        """What it was made from, and with which options: `conversion.json`."""
         self.dense_flops = 0.0
         """Of one sample, once `price` was called."""
         self.ramp = 1.0
@@ -106,27 +108,27 @@ def read_options(values: dict[str, Any]) -> tuple[Conversion, Options]:
 def convert(transformer: Any, values: dict[str, Any]) -> Converted:
     """Convert a dense transformer in place; see `read_options` for the values and what is raised."""
     method, options = read_options(values)
-    transformer.conversion_base = fingerprint(transformer)
-    return method.convert(transformer, options)
+    base = {"base_model": base_name(transformer), "base_fingerprint": fingerprint(transformer)}
+    converted = method.convert(transformer, options)
+    converted.about = base | values
+    return converted
 
 
-def save_converted(folder: Path, transformer: Any, values: dict[str, Any], dtype: torch.dtype | None = None) -> Path:
+def save_converted(folder: Path, converted: Converted, dtype: torch.dtype | None = None) -> Path:
     """Write a converted transformer, whole or not at all: `conversion.json` and all weights.
 
     Args:
         folder: where to.
-        transformer: the converted one.
-        values: what it was converted with.
+        converted: what is saved.
         dtype: of the weights; routers stay float32.
     """
-    about = {"base_model": base_name(transformer), "base_fingerprint": transformer.conversion_base} | values
     routers = f"{ROUTERS}."
     tensors = {
         name: value.detach().cpu().to(value.dtype if name.startswith(routers) else dtype or value.dtype).contiguous()
-        for name, value in transformer.state_dict().items()
+        for name, value in converted.transformer.state_dict().items()
     }
     with replaced_folder(folder) as temporary:
-        (temporary / CONVERSION_NAME).write_text(json.dumps(about, indent=2) + "\n")
+        (temporary / CONVERSION_NAME).write_text(json.dumps(converted.about, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS_NAME)
     return folder
 

@@ -4,11 +4,11 @@ Mixture of experts: the hidden channels of each MLP are a shared expert, which e
 experts, of which each token runs through one. Mixture of blocks: consecutive blocks form groups, and of each group a
 router picks, for each sample and step, the blocks that run.
 
-As in the paper: 37.5% of the MLPs' FLOPs stay; the shared expert takes the most important channels; load balancing; a
-loss on the features after each group; mixtures of blocks come after mixtures of experts, here at the end of the ramp.
-Ours, where the paper's text leaves it open or asks for more than these runs have: a shared expert of a quarter of the
-channels and six routed ones of an eighth; importance is activation times outgoing weight in place of a Taylor
-expansion; a chosen expert or block counts whole, with the gradient of its probability.
+Written after the paper's abstract and what is published about it, not its full text. From there: 37.5% of the MLPs'
+FLOPs stay; channels go to experts by importance; load balancing; a loss on the features after each group; mixtures of
+blocks come after mixtures of experts, here at the end of the ramp. Ours: a shared expert of a quarter of the channels,
+the most important ones, and six routed ones of an eighth; importance is activation times outgoing weight in place of a
+Taylor expansion; a chosen expert or block counts whole, with the gradient of its probability.
 
 B batch, T tokens, D model width, F MLP hidden width, E routed experts, N blocks of a group.
 """
@@ -68,15 +68,19 @@ class Experts:
         self.count = PARTS - model.options.shared
         self.probs = torch.ones(1, 1, self.count)
         """(B, T, E)."""
+        self.chosen = self.probs.argmax(dim=-1)
+        """(B, T)."""
+        self.places: list[Tensor] = []
+        """In eval mode, for each expert the places of its tokens among all B T."""
 
-    def choose(self, x: Tensor) -> None:
+    def choose(self, x: Tensor, training: bool) -> None:
         """By the MLP's input (B, T, D)."""
         self.probs = self.model.transformer.conversion.experts[self.index](x.float()).softmax(dim=-1)
-
-    @property
-    def chosen(self) -> Tensor:
-        """(B, T)."""
-        return self.probs.argmax(dim=-1)
+        self.chosen = self.probs.argmax(dim=-1)
+        if not training:
+            chosen = self.chosen.flatten()
+            counts = chosen.bincount(minlength=self.count).tolist()  # one wait for all experts
+            self.places = list(chosen.argsort(stable=True).split(counts))
 
     def mask(self) -> Tensor:
         """1 on the channels of the shared and the chosen expert, with the gradient of its probability, (B, T, F)."""
@@ -104,7 +108,7 @@ class ExpertUp:
         """(B, T, D) to (B, T, F) in train mode, else to the channels of two experts."""
         layer: Any = self
         experts = self.elastic_experts
-        experts.choose(x)
+        experts.choose(x, layer.training)
         if layer.training:
             return super().forward(x)  # type: ignore[misc]
         halves = [
@@ -118,12 +122,12 @@ class ExpertUp:
     def _half(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         experts = self.elastic_experts
         shared = F.linear(x, weight[: experts.shared], None if bias is None else bias[: experts.shared])
-        routed = x.new_empty(*x.shape[:2], (experts.hidden - experts.shared) // experts.count)
-        for expert in range(experts.count):
+        rows = x.flatten(0, 1)
+        routed = x.new_empty(len(rows), (experts.hidden - experts.shared) // experts.count)
+        for expert, places in enumerate(experts.places):
             own = slice(experts.shared + expert, experts.hidden, experts.count)
-            tokens = experts.chosen == expert
-            routed[tokens] = F.linear(x[tokens], weight[own], None if bias is None else bias[own])
-        return torch.cat([shared, routed], dim=-1)
+            routed[places] = F.linear(rows[places], weight[own], None if bias is None else bias[own])
+        return torch.cat([shared, routed.view(*x.shape[:2], -1)], dim=-1)
 
 
 class ExpertDown:
@@ -139,10 +143,11 @@ class ExpertDown:
         if layer.training:
             return super().forward(h * F.pad(experts.mask(), (stay, 0), value=1.0).to(h.dtype))  # type: ignore[misc]
         first = stay + experts.shared
-        out = F.linear(h[..., :first], layer.weight[:, :first], layer.bias)
-        for expert in range(experts.count):
-            tokens = experts.chosen == expert
-            out[tokens] += F.linear(h[tokens][:, first:], layer.weight[:, first + expert :: experts.count])
+        out, routed = F.linear(h[..., :first], layer.weight[:, :first], layer.bias), h[..., first:].flatten(0, 1)
+        rows = out.view(-1, layer.out_features)
+        for expert, places in enumerate(experts.places):
+            own = layer.weight[:, first + expert :: experts.count]
+            rows.index_add_(0, places, F.linear(routed[places], own))
         return out
 
 
@@ -156,18 +161,18 @@ class BlockHook(ModelHook):
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Masked in train mode; in eval mode only those samples are computed."""
         call: BlockCall = self.site.call(args, kwargs)
-        gate = self.model.gates[self.group][:, self.place]  # (B,)
         if module.training:
+            gate = self.model.gates[self.group][:, self.place]  # (B,)
             after = call.run(call.x, None, [1.0])
             out = tuple(
                 None if b is None or a is None else gated_output(b, a, gate) for b, a in zip(call.x, after, strict=True)
             )
+            if self.place == self.model.options.group - 1:
+                self.model.features.append(out[self.site.declared.returns.index(IMAGE)])
         else:
-            keep, no = [bool(one) for one in gate], [False] * call.batch
+            keep, no = [picked[self.place] for picked in self.model.picked[self.group]], [False] * call.batch
             decision = Decision(keep, no, [1.0] * call.batch, [float(one) for one in keep], no)
             out, _ = run_block(call.x, call.run, decision, FeatureBank(0), 0)
-        if self.place == self.model.options.group - 1:
-            self.model.features.append(out[self.site.declared.returns.index(IMAGE)])
         return call.output(out)
 
 
@@ -185,10 +190,12 @@ class Dense2MoE(Converted):
         backbone = backbone_of(transformer)
         self.gates: list[Tensor] = []
         """Of each group in this forward, (B, N), 0 or 1."""
+        self.picked: list[list[list[bool]]] = []
+        """The same in eval mode, for the host."""
         self.probs: list[Tensor] = []
         self.features: list[Tensor | None] = []
         self.wanted: list[Tensor] = []
-        """After each group, the image stream (B, T, D), of this model and of the dense one."""
+        """In train mode, after each group the image stream (B, T, D), of this model and of the dense one."""
         self.ends: dict[str, tuple[str, ...]] = {}
         """The last block of each group, and the streams that it returns."""
         self.experts: list[Experts] = []
@@ -235,6 +242,8 @@ class Dense2MoE(Converted):
             if training and self.ramp < 1:
                 hard = torch.ones_like(probs)
             self.gates.append(hard + (probs - probs.detach()) if training else hard)
+        if not training and self.gates:
+            self.picked = torch.stack(self.gates).bool().tolist()  # one wait for all groups
 
     def follow(self, teacher: nn.Module) -> None:
         """Take the dense model's features after each group."""
@@ -264,7 +273,7 @@ conversions.add(
     Conversion(
         name="dense2moe",
         about="MLPs become a shared and routed experts; of each group of blocks a router picks those that run.",
-        source="arXiv 2510.09094; written here from the paper",
+        source="arXiv 2510.09094; written here after its abstract and what is published about it",
         options=Dense2MoEOptions,
         convert=Dense2MoE,
     ),

@@ -6,9 +6,10 @@ channel groups of its MLPs. Spatial-wise dynamic token: each MLP chooses the ima
 As in the papers and the authors' code: Gumbel-sigmoid of temperature 5 with hard straight-through gates; all of them
 open at the start, by a bias of 5; the most important head and group always on; at least a tenth of the tokens; loss
 2 (FLOPs - budget)^2, the budget ramped; in FLUX's single blocks a token that passes by leaves attention's output out
-too. Ours: the noise ends when the budget has come down, which short runs are better for; a token is judged by the
-MLP's input, which the timestep has modulated, without the mean of the text beside it (DyDiT++'s addition); heads are
-kept by their order, and chosen only in FLUX and Qwen-Image, whose attention counts its heads by what arrives.
+too. Ours: the noise ends when the budget has come down, so that the backbone learns the routes that it will run; a
+token is judged by the MLP's input, which the timestep has modulated, without the mean of the text beside it (DyDiT++'s
+addition); heads are kept by their order, and chosen only in FLUX and Qwen-Image, whose attention counts its heads by
+what arrives.
 
 B batch, T tokens, D model width, F MLP hidden width, H heads or groups.
 """
@@ -60,6 +61,25 @@ def gumbel_sigmoid(logits: Tensor, noisy: bool, generator: torch.Generator | Non
     return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())  # in this order: 0 and 1 to the bit
 
 
+def linear_for(x: Tensor, tokens: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A projection of some tokens, 0 for the others.
+
+    Args:
+        x: (B, T, n).
+        tokens: places of those tokens among all B T, in order; None: all are computed.
+        weight: (m, n).
+        bias: (m,).
+
+    Returns:
+        (B, T, m).
+    """
+    if tokens is None:
+        return F.linear(x, weight, bias)
+    out = x.new_zeros(x.shape[0] * x.shape[1], len(weight))
+    out[tokens] = F.linear(x.flatten(0, 1)[tokens], weight, bias)
+    return out.view(*x.shape[:2], -1)
+
+
 class Width:
     """The heads of an attention, or the channel groups of an MLP, that are on in this forward."""
 
@@ -104,10 +124,9 @@ class AttentionInput:
         """(B, T, D) to (B, T, kept heads)."""
         layer: Any = self
         heads = self.elastic_heads
-        self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
-        if self.elastic_counts:
-            heads.tokens += x.shape[1]
         if heads.kept is None:
+            heads.tokens += x.shape[1] if self.elastic_counts else 0
+            self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
             return super().forward(x)  # type: ignore[misc]
         return F.linear(x, layer.weight[heads.kept], None if layer.bias is None else layer.bias[heads.kept])
 
@@ -122,9 +141,9 @@ class AttentionOutput:
         """(B, T, kept heads) to (B, T, D)."""
         layer: Any = self
         heads = self.elastic_heads
-        self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
-        self.elastic_owner.save_attention(heads, x.shape[1])
         if heads.kept is None:
+            self.elastic_owner.save(layer, x.shape[1], 1 - heads.share)
+            self.elastic_owner.save_attention(heads, x.shape[1])
             return super().forward(x * heads.spread().to(x.dtype))  # type: ignore[misc]
         return F.linear(x, layer.weight[:, heads.kept], layer.bias)
 
@@ -138,6 +157,8 @@ class Channels(Width):
     """Tokens of the text, which come first and are all computed."""
     tokens: Tensor
     """(B, T, 1), 0 or 1."""
+    places: Tensor | None = None
+    """Where the rest is not computed: of the chosen tokens among all B T; None: all are."""
 
     @property
     def token_share(self) -> Tensor:
@@ -156,18 +177,12 @@ class Up:
         layer: Any = self
         model, channels = self.elastic_owner, self.elastic_channels
         model.choose_tokens(channels, x)
-        model.save(layer, x.shape[1], 1 - channels.share * channels.token_share)
         if channels.kept is None:
+            model.save(layer, x.shape[1], 1 - channels.share * channels.token_share)
             return super().forward(x)  # type: ignore[misc]
         halves = range(0, layer.out_features, channels.channels)
         rows = torch.cat([channels.kept + start for start in halves])
-        weight, bias = layer.weight[rows], None if layer.bias is None else layer.bias[rows]
-        if channels.gate is None:
-            return F.linear(x, weight, bias)
-        chosen = channels.tokens.squeeze(-1).bool()
-        out = x.new_zeros(*x.shape[:2], len(rows))
-        out[chosen] = F.linear(x[chosen], weight, bias)
-        return out
+        return linear_for(x, channels.places, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
 
 
 class Down:
@@ -183,21 +198,17 @@ class Down:
         layer: Any = self
         model, channels, heads = self.elastic_owner, self.elastic_channels, self.elastic_heads
         stay = layer.in_features - channels.channels
-        tokens = channels.token_share
-        share = channels.share * channels.channels + (stay if heads is None else heads.share * stay)
-        model.save(layer, h.shape[1], 1 - tokens * share / layer.in_features)
-        if heads is not None:
-            model.save_attention(heads, h.shape[1])
         if channels.kept is None:
+            share = channels.share * channels.channels + (stay if heads is None else heads.share * stay)
+            model.save(layer, h.shape[1], 1 - channels.token_share * share / layer.in_features)
+            if heads is not None:
+                model.save_attention(heads, h.shape[1])
             before = h.new_ones(1, 1, stay) if heads is None else heads.spread()
             before, own = before.expand(len(h), -1, -1), channels.spread().expand(len(h), -1, -1)
             return super().forward(h * torch.cat([before, own], dim=-1).to(h.dtype)) * channels.tokens.to(h.dtype)  # type: ignore[misc]
-        columns = torch.cat([torch.arange(stay) if heads is None else heads.kept, channels.kept + stay])  # type: ignore[list-item]
-        weight = layer.weight[:, columns]
-        chosen = channels.tokens.squeeze(-1).bool()
-        out = h.new_zeros(*h.shape[:2], layer.out_features)
-        out[chosen] = F.linear(h[chosen], weight, layer.bias)
-        return out
+        before = torch.arange(stay, device=h.device) if heads is None or heads.kept is None else heads.kept
+        columns = torch.cat([before, channels.kept + stay])
+        return linear_for(h, channels.places, layer.weight[:, columns], layer.bias)
 
 
 class DyDiT(Converted):
@@ -214,7 +225,7 @@ class DyDiT(Converted):
             raise BackboneError(f"DyDiT reads the timestep's embedding alone; {type(embedder).__name__} has none")
         timesteps[0].register_forward_hook(self._see)
         self.saved: list[Tensor] = []
-        """FLOPs that each decision of this forward leaves out, by sample (B,)."""
+        """FLOPs that each decision of this forward leaves out, by sample (B,), where all is computed and masked."""
         self.slicing = True
         """In eval mode, compute nothing that is left out. Where rows differ in width it is masked all the same."""
         self.image_tokens: int | None = None
@@ -269,7 +280,6 @@ class DyDiT(Converted):
         logits = self.transformer.conversion.width(F.silu(temb.float()))
         gates = gumbel_sigmoid(logits, self.noisy, self.generator)  # (B, all H)
         sliced = self.slicing and not self.transformer.training and bool((gates == gates[:1]).all())
-        self.masked = not sliced
         for width, mask in zip(self.widths, gates.split([width.count for width in self.widths], dim=-1), strict=True):
             width.set(torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=-1), sliced)
 
@@ -281,13 +291,15 @@ class DyDiT(Converted):
     def choose_tokens(self, channels: Channels, x: Tensor) -> None:
         """Choose the tokens that an MLP is computed for, by its input (B, T, D)."""
         if channels.gate is None:
-            channels.tokens = x.new_ones(*x.shape[:2], 1, dtype=torch.float32)
+            channels.tokens = x.new_ones(1, x.shape[1], 1, dtype=torch.float32)
             return
         channels.text = 0 if self.image_tokens is None else x.shape[1] - self.image_tokens
         always = x.new_ones(len(x), channels.text, 1, dtype=torch.float32)
         logits = self.transformer.conversion.tokens[channels.gate](x[:, channels.text :].float())
         gates = gumbel_sigmoid(logits, self.noisy, self.generator)
         channels.tokens = torch.cat([always, gates], dim=1)
+        if channels.kept is not None:
+            channels.places = channels.tokens.flatten().nonzero().squeeze(-1)
 
     def share(self) -> Tensor:
         """FLOPs of the last forward, which was masked, of the dense transformer's, by sample (B,)."""
@@ -295,13 +307,11 @@ class DyDiT(Converted):
 
     def save(self, layer: nn.Linear, tokens: int, share: Tensor) -> None:
         """Note that a share (B,) of a projection's FLOPs is left out."""
-        if self.masked:
-            self.saved.append(2.0 * tokens * layer.weight.numel() * share)
+        self.saved.append(2.0 * tokens * layer.weight.numel() * share)
 
     def save_attention(self, heads: Heads, queries: int) -> None:
         """Note what heads that are off save in the two products of attention."""
-        if self.masked:
-            self.saved.append(4.0 * queries * heads.tokens * heads.channels * (1 - heads.share))
+        self.saved.append(4.0 * queries * heads.tokens * heads.channels * (1 - heads.share))
 
     def loss(self) -> BudgetLoss:
         """2 (mean share of FLOPs - budget)^2, and what an MLP falls below a tenth of its tokens."""
@@ -327,7 +337,7 @@ conversions.add(
     Conversion(
         name="dydit",
         about="Chooses heads and MLP channel groups by the timestep, and the tokens that each MLP is computed for.",
-        source="arXiv 2410.03456 and 2504.06803; written here from the papers",
+        source="arXiv 2410.03456 and 2504.06803; written here after the papers and the authors' released code",
         options=DyDiTOptions,
         convert=DyDiT,
     ),

@@ -83,10 +83,7 @@ def row_name(row: dict[str, Any]) -> str:
     runs = len(row.get("runs", ()))
     if runs > 1:
         return f"{model_name(entry['name']).removesuffix('*').rstrip('-_')} ({runs} runs)"
-    budget = "" if entry["budget"] is None else f" at {entry['budget']:g}"
-    reuse = "" if entry.get("max_reuse") is None else f", K = {entry['max_reuse']}"
-    steps = "" if entry.get("steps") is None else f", {entry['steps']} steps"
-    return model_name(entry["adapter"]) + budget + reuse + steps
+    return model_name(entry["adapter"]) + entry["name"].removeprefix(entry["adapter"])
 
 
 _INVERSE = {"median": "median", "min": "max", "max": "min"}

@@ -226,8 +226,7 @@ class Trainee:
         """The dense pipeline to `output/model`, the adapter to `output/adapter`, another method's there as well."""
         dtype = DTYPES[self.config.save_dtype]
         if self.converted is not None:
-            assert self.config.conversion is not None
-            return save_converted(output / "adapter", self.transformer, self.config.conversion, dtype)
+            return save_converted(output / "adapter", self.converted, dtype)
         if self.elastic is not None:
             return self.elastic.save(output / "adapter", dtype)
         if self.config.trainable == "lora":
