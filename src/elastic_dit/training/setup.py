@@ -129,9 +129,10 @@ class Trainee:
     def parameter_groups(self, module: TrainableModel) -> list[dict[str, Any]]:
         """Backbone and routers with their learning rates."""
         rates = self.config.optimizer
-        learning = {name: p for name, p in module.transformer.named_parameters() if p.requires_grad}
-        routers = [p for name, p in learning.items() if self.converted and name.startswith(f"{ROUTERS}.")]
-        backbone = [p for p in learning.values() if not any(p is own for own in routers)]
+        learning = [(name.startswith(f"{ROUTERS}."), p) for name, p in module.transformer.named_parameters()]
+        backbone, routers = (
+            [p for decides, p in learning if p.requires_grad and decides == kind] for kind in (False, True)
+        )
         groups = [{"params": backbone, "lr": rates.learning_rate}] if backbone else []
         routers += module.routers.parameters() if module.routers is not None else []
         if routers:
