@@ -25,6 +25,8 @@ class Setting(NamedTuple):
     """K."""
     budget: float | None = None
     """Share of FLOPs, where the routers were trained on a range of budgets."""
+    max_guidance_reuse: int = 0
+    """How many steps in a row take the guidance of an earlier one."""
 
     @property
     def dial(self) -> float:
@@ -34,6 +36,11 @@ class Setting(NamedTuple):
     def turned(self, dial: float) -> "Setting":
         """The same at another place of the dial."""
         return self._replace(tau=dial) if self.budget is None else self._replace(budget=1 - dial)
+
+    @property
+    def curve(self) -> "Setting":
+        """What stays as it is while the dial turns."""
+        return self.turned(0.0)
 
 
 class Point(BaseModel):
@@ -78,10 +85,10 @@ class Calibration(BaseModel):
     """Measured after the points, at the settings that they give."""
 
     def curves(self) -> list[list[Point]]:
-        """For each (delta, K) the points from slow to fast, without those that a milder setting outruns."""
-        groups: defaultdict[tuple[float, int], list[Point]] = defaultdict(list)
+        """For each way to reuse the points from slow to fast, without those that a milder setting outruns."""
+        groups: defaultdict[Setting, list[Point]] = defaultdict(list)
         for point in sorted(self.points, key=lambda point: point.setting.dial):
-            curve = groups[point.setting.delta, point.setting.max_reuse]
+            curve = groups[point.setting.curve]
             if not curve or point.speedup > curve[-1].speedup:
                 curve.append(point)
         return list(groups.values())

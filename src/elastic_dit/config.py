@@ -83,6 +83,13 @@ class ElasticConfig(BaseModel):
     forecast_order: Literal[0, 1] = 0
     """0 takes the last velocity again, 1 goes on along the line through the last two."""
 
+    # Reuse guidance (not in the paper)
+    max_guidance_reuse: int = Field(default=0, ge=0)
+    """How many steps in a row may run the first guidance branch alone, at the last step's distance from the others; 0:
+    none. Where a pipeline runs both branches in one forward, as SD3's does, nothing is saved."""
+    guidance_reuse_below: float = Field(default=1.0, gt=0, le=1)
+    """Noise level, 0..1, below which they may."""
+
     # Budget (Eq. 9, 14, 15)
     budget: Literal["compute", "blocks", "paper"] = "compute"
     """What is held to target: the share of FLOPs, hard gates and widths apart, or the paper's soft means."""

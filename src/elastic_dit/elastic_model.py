@@ -93,6 +93,15 @@ class ElasticModel:
         self._set("max_forecast", value)
 
     @property
+    def max_guidance_reuse(self) -> int:
+        """How many steps in a row may take the guidance of an earlier one; 0 runs all branches."""
+        return self.config.max_guidance_reuse
+
+    @max_guidance_reuse.setter
+    def max_guidance_reuse(self, value: int) -> None:
+        self._set("max_guidance_reuse", value)
+
+    @property
     def budget(self) -> float | list[float]:
         """Share of the dense FLOPs to spend; a list has one for each sample of the batch.
 
@@ -138,11 +147,11 @@ class ElasticModel:
     def setting(self) -> Setting:
         """Everything the dial turns, at once."""
         budget = None if self.config.budget_range is None else float(self._engine.routers.budget[0])
-        return Setting(self.tau, self.delta, self.max_reuse, budget)
+        return Setting(self.tau, self.delta, self.max_reuse, budget, self.max_guidance_reuse)
 
     @setting.setter
     def setting(self, value: Setting) -> None:
-        self.tau, self.delta, self.max_reuse, budget = value
+        self.tau, self.delta, self.max_reuse, budget, self.max_guidance_reuse = value
         if budget is not None:
             self.budget = budget
 

@@ -1,11 +1,12 @@
 """Calibration on a tiny pipeline, whose three blocks have p of about 0.95, 0.05 and 0.52."""
 
 import statistics
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
-from elastic_dit.bench.calibrate import calibrate
+from elastic_dit.bench.calibrate import AGAIN, CLOSE, calibrate
 from elastic_dit.bench.compare import Bench
 from elastic_dit.calibration import Calibration, Setting
 from elastic_dit.evaluation.sampling import SampleSettings
@@ -68,6 +69,31 @@ def test_a_speed_up_that_was_reached_is_asked_for(bench: Bench, monkeypatch: pyt
     assert check.asked == 1.1
     assert check.point.setting == result.at_speedup(1.1)
     assert check.point not in result.points
+    assert len(result.points) == 10 + AGAIN, "it rose and rose, so it was asked for again"
+
+
+def test_a_step_in_the_speed_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed that does not rise evenly: 1 up to a tau of 0.3, 1 + tau up to 0.6, 3 beyond."""
+
+    def speed(ratios: object) -> float:
+        tau = bench.elastic.tau
+        return 1.0 if tau < 0.3 else 1 + tau if tau < 0.6 else 3.0
+
+    monkeypatch.setattr(statistics, "median", speed)
+    result = calibrate(bench, PROMPTS[:1], SETTINGS, points=10, repeats=1, checks=(1.45,))
+    assert result.checks[0].point.speedup == pytest.approx(1.45, rel=CLOSE)
+
+
+def test_guidance_is_a_way_of_its_own(bench: Bench) -> None:
+    result = calibrate(bench, PROMPTS[:1], replace(SETTINGS, guidance=3.0), points=10, repeats=1)
+    guided = [point for point in result.points if point.setting.max_guidance_reuse]
+    assert {(point.setting.delta, point.setting.max_reuse, point.setting.max_guidance_reuse) for point in guided} == {
+        (0.0, 0, 1)
+    }
+    by_setting = {point.setting: point for point in result.points}
+    whole = by_setting[Setting(0.0, 0.0, 0)]
+    again = by_setting[Setting(0.0, 0.0, 0, None, 1)]
+    assert again.flops_share == pytest.approx(whole.flops_share * 5 / 6), "of three steps the second has one branch"
 
 
 def test_the_model_is_as_it_was(bench: Bench, result: Calibration) -> None:

@@ -142,9 +142,14 @@ def test_forecasts_of_the_dense_model(run: Run, pair: tuple[Path, Path], data: P
     places = ("--model", pair[0], "--output", tmp_path / "adapter", "--cache", tmp_path / "cache")
     outcome = run("forecast", data, "--budget", 0.7, *options, *places)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("of 6 steps computed") == 4, "two numbers in a row, two orders"
+    assert outcome.out.count("of 12 forwards computed") > 4, "two numbers in a row, two orders, and guidance"
+    assert "guidance reused" in outcome.out
+    assert "1 in a row reuse guidance" in outcome.out
+    places = ("--max-guidance-reuse", 0, *places)
+    outcome = run("forecast", data, "--budget", 0.7, *options, *places)
+    assert outcome.out.count("of 12 forwards computed") == 4, "two numbers in a row, two orders"
     config = checkpoint.read(tmp_path / "adapter").config
     assert config.max_forecast in (1, 2)
     assert f"{config.max_forecast} in a row forecast, order {config.forecast_order}" in outcome.out.splitlines()[0]
     refused = run("forecast", data, "--budget", 0.1, *options, *places)
-    assert_refused(refused, "forecasts of 2 steps spend 33.3% or more", "the budget is 10.0%")
+    assert_refused(refused, "spends 33.3% or more", "the budget is 10.0%")

@@ -1,4 +1,4 @@
-"""Which steps are forecast, chosen by what it does to images of the small model with random weights."""
+"""Which forwards are left out, chosen by what it does to images of the small model with random weights."""
 
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def denoising(family: Family, pairs: EncodedDataset) -> Denoising:
 @pytest.mark.parametrize(("budget", "computed"), [(0.5, 4), (0.375, 3), (0.625, 5), (0.8, 6)])
 def test_as_many_steps_as_the_budget_allows(family: Family, denoising: Denoising, budget: float, computed: int) -> None:
     elastic = unpruned(family.pipeline)
-    tried = with_forecasts(elastic, denoising, budget)
-    assert all(way.flops_share == pytest.approx(way.computed / STEPS) for way in tried)
-    assert max(way.computed for way in tried) == computed
+    tried = with_forecasts(elastic, denoising, budget, max_guidance_reuse=())
+    assert all(way.flops_share == pytest.approx(way.computed / (2 * STEPS)) for way in tried)
+    assert max(way.computed for way in tried) == 2 * computed
     assert [way.moved for way in tried] == sorted(way.moved for way in tried)
 
 
@@ -45,16 +45,48 @@ def test_the_model_is_set_to_the_best(family: Family, denoising: Denoising) -> N
     image = drawn(elastic, denoising)
     assert float((image - dense).square().mean()) == pytest.approx(best.moved)
     assert elastic.trace.flops_share == pytest.approx(best.flops_share)
-    assert (elastic.max_forecast, elastic.config.forecast_order) == (best.max_forecast, best.order)
+    config = elastic.config
+    assert (config.max_forecast, config.forecast_order) == (best.max_forecast, best.order)
+    assert (config.max_guidance_reuse, config.guidance_reuse_below) == (best.max_guidance_reuse, best.guidance_below)
 
 
 def test_they_begin_as_late_as_they_can(family: Family, denoising: Denoising) -> None:
     """One step less computed before they begin would spend less, one more too much."""
     elastic = unpruned(family.pipeline)
-    way = with_forecasts(elastic, denoising, 0.5, max_forecast=(2,), orders=(0,))[0]
+    way = with_forecasts(elastic, denoising, 0.5, max_forecast=(2,), orders=(0,), max_guidance_reuse=())[0]
     ran = elastic.trace.array("reuse").mean(axis=(1, 2))
     assert ran.tolist() == [0, 0, 0, 1, 1, 0, 1, 1], "0, 1 and 2 are computed, then every third"
-    assert way.computed == 4
+    assert way.computed == 8
+
+
+@pytest.mark.parametrize(
+    ("reuse", "budget", "alone"), [(1, 0.75, [0, 1, 0, 1, 0, 1, 0, 1]), (8, 0.8125, [0, 0, 0, 0, 0, 1, 1, 1])]
+)
+def test_guidance_alone(family: Family, denoising: Denoising, reuse: int, budget: float, alone: list[int]) -> None:
+    elastic = unpruned(family.pipeline)
+    way = with_forecasts(elastic, denoising, budget, max_forecast=(), max_guidance_reuse=(reuse,))[0]
+    first, other = (
+        elastic.trace.array("reuse", branch).mean(axis=(1, 2)).tolist() for branch in elastic.trace.branches
+    )
+    assert first == [0] * STEPS
+    assert other == alone
+    assert way.flops_share == pytest.approx(budget)
+
+
+def test_both_together_spend_what_was_foreseen(family: Family, denoising: Denoising) -> None:
+    elastic = unpruned(family.pipeline)
+    tried = with_forecasts(elastic, denoising, 0.4)
+    both = [way for way in tried if way.max_forecast and way.max_guidance_reuse]
+    assert len(both) > 4
+    assert all(way.flops_share == pytest.approx(way.computed / (2 * STEPS)) for way in tried)
+    assert all(way.flops_share <= 0.4 for way in tried)
+
+
+def test_without_guidance_none_is_reused(family: Family, pairs: EncodedDataset) -> None:
+    elastic = unpruned(family.pipeline)
+    tried = with_forecasts(elastic, denoising_of(family, pairs, 2, STEPS), 0.5)
+    assert all(way.max_guidance_reuse == 0 for way in tried)
+    assert max(way.computed for way in tried) == STEPS // 2
 
 
 def test_on_routes_and_saved(family: Family, denoising: Denoising, tmp_path: Path) -> None:
@@ -63,7 +95,7 @@ def test_on_routes_and_saved(family: Family, denoising: Denoising, tmp_path: Pat
     drawn(elastic, denoising)
     own = elastic.trace.flops_share
     way = with_forecasts(elastic, denoising, own * 0.5)[0]
-    assert way.flops_share == pytest.approx(own * way.computed / STEPS)
+    assert way.flops_share == pytest.approx(own * way.computed / (2 * STEPS))
     image = drawn(elastic, denoising)
     elastic.save(tmp_path / "adapter")
     restore(family.pipeline)
@@ -81,7 +113,10 @@ def test_with_routers_that_decide(family: Family, denoising: Denoising) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [(0.1, "forecasts of 4 steps spend 25.0% or more; the budget is 10.0%"), (1.0, "the model spends 100.0% as it is")],
+    [
+        (0.1, "what was to be tried spends 18.7% or more; the budget is 10.0%"),
+        (1.0, "the model spends 100.0% as it is"),
+    ],
 )
 def test_what_cannot_be(family: Family, denoising: Denoising, budget: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

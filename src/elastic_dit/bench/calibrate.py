@@ -16,6 +16,10 @@ from elastic_dit.records import Environment
 
 FASTEST_OPEN_RATE = 0.4
 """Where a curve over tau ends: so many of the blocks would be open, by the probabilities of a run with all open."""
+CLOSE = 0.03
+"""How far off a speed-up that was asked for may be."""
+AGAIN = 4
+"""How often it is asked for again."""
 
 
 def calibrate(
@@ -31,16 +35,18 @@ def calibrate(
     config: dict[str, Any] | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> Calibration:
-    """Measure settings one by one, each in turn with the dense model: with the adapter's cache, and without any.
+    """Measure settings one by one, each in turn with the dense model: with the adapter's cache, without any, and where
+    there is guidance with every second step's taken again.
 
     A few places of the dial (tau, or the budget) first; then, again and again, the middle of the two
-    whose speed-ups are farthest apart.
+    whose speed-ups are farthest apart. A speed-up that is to be checked and comes out more than `CLOSE` off goes
+    into the table and is asked for again: between two points speed need not rise evenly.
 
     Args:
         bench: the dense and the elastic pipeline.
         prompts: B texts, one batch.
         settings: how to sample; `steps` is given.
-        points: settings to measure, at least 10: three on either curve to begin with.
+        points: settings to measure, at least 10: three on each curve to begin with. Checks may add more.
         seed: of the first prompt.
         repeats: measurements of each setting.
         checks: speed-ups to ask for in the end, and to measure; those that were not reached are left out.
@@ -73,11 +79,12 @@ def calibrate(
             },
         )
 
-    plain = own._replace(delta=0.0, max_reuse=0)
+    plain = own._replace(delta=0.0, max_reuse=0, max_guidance_reuse=0)
     limits = elastic.config.budget_range
     measured = [measure(plain.turned(1 - limits[1] if limits else 0.0))]
     dials = _budget_dials(*limits) if limits else _tau_dials(elastic.trace.array("keep_prob"), own.tau)
-    todo = [cache.turned(dial) for cache in dict.fromkeys([plain, own]) for dial in dials]
+    guided = [plain._replace(max_guidance_reuse=1)] if len(elastic.trace.branches) > 1 else []
+    todo = [reuse.turned(dial) for reuse in dict.fromkeys([plain, *guided, own]) for dial in dials]
     measured += [measure(setting) for setting in todo if setting != measured[0].setting]
     result = Calibration(
         command=command,
@@ -89,8 +96,15 @@ def calibrate(
         result.points.append(measure(_widest_gap(result.points)))
     reached = [point.speedup for curve in result.curves() for point in curve]
     for asked in checks:
-        if min(reached) <= asked <= max(reached):
-            result.checks.append(Check(asked=asked, point=measure(result.at_speedup(asked))))
+        if not min(reached) <= asked <= max(reached):
+            continue
+        check = Check(asked=asked, point=measure(result.at_speedup(asked)))
+        for _ in range(AGAIN):
+            if abs(check.point.speedup / asked - 1) <= CLOSE:
+                break
+            result.points.append(check.point)
+            check = Check(asked=asked, point=measure(result.at_speedup(asked)))
+        result.checks.append(check)
     elastic.setting = own
     return result
 
@@ -105,10 +119,10 @@ def _budget_dials(low: float, high: float) -> list[float]:
 
 def _widest_gap(points: list[Point]) -> Setting:
     """Midway between the two neighbours on the dial, with one cache, whose speed-ups differ most."""
-    ordered = sorted(points, key=lambda point: (point.setting.delta, point.setting.max_reuse, point.setting.dial))
+    ordered = sorted(points, key=lambda point: (point.setting.curve, point.setting.dial))
     gaps = [
         (above.speedup / below.speedup, below.setting.turned((below.setting.dial + above.setting.dial) / 2))
         for below, above in pairwise(ordered)
-        if (below.setting.delta, below.setting.max_reuse) == (above.setting.delta, above.setting.max_reuse)
+        if below.setting.curve == above.setting.curve
     ]
     return max(gaps)[1]

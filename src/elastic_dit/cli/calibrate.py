@@ -114,6 +114,7 @@ def _table(result: "Calibration") -> "Table":
             f"{point.setting.tau:.3f}" if point.setting.budget is None else f"{point.setting.budget:.2f}",
             f"{point.setting.delta:g}",
             str(point.setting.max_reuse),
+            str(point.setting.max_guidance_reuse),
         )
         for curve in result.curves()
         for point in curve
@@ -121,6 +122,6 @@ def _table(result: "Calibration") -> "Table":
     dial = "tau" if result.points[0].setting.budget is None else "budget"
     return Table(
         f"Dense against elastic, {result.config['steps']} steps, batch {len(result.config['prompts'])}",
-        ("speed-up", "FLOPs", "PSNR", "SSIM", dial, "delta", "K"),
+        ("speed-up", "FLOPs", "PSNR", "SSIM", dial, "delta", "K", "guidance reused"),
         rows,
     )

@@ -2,12 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from elastic_dit.cli.output import ProgressBar
 from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from elastic_dit.pruning.forecast import Forecasts
 
 
 def forecast(
@@ -26,7 +29,17 @@ def forecast(
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
     max_forecast: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Forecasts in a row to try; may be given again.", show_default="1, 2, 3 and 4"),
+        typer.Option(
+            min=0, help="Forecasts in a row to try; may be given again. 0: none.", show_default="1, 2, 3 and 4"
+        ),
+    ] = None,
+    max_guidance_reuse: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="Steps in a row to try that take an earlier step's guidance; may be given again. 0: none.",
+            show_default="1, and all that follow",
+        ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Training captions to denoise, each time.")] = 16,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
@@ -36,9 +49,10 @@ def forecast(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Let a model forecast the velocity of some steps, with no block run, so that a budget is met. Nothing is trained.
+    """Let a model leave whole forwards out, so that a budget is met. Nothing is trained.
 
-    Forecasts begin below some noise level and then follow each computed step. How many in a row, from one velocity or
+    A step's velocity may be forecast from earlier ones; or the step runs the branch with the prompt alone, and takes
+    the guidance of an earlier step. Both begin below some noise level. How many steps in a row, from one velocity or
     along the line through two, and from which noise level on, is chosen by denoising a few training captions: the
     images that change least win. Works on the dense model, on `elastic-dit prune`'s routes and on any trained adapter:
     what they decide block by block holds in the steps that are computed. Choose it for the steps you will use. With
@@ -68,14 +82,30 @@ def forecast(
         if dial is not None:
             elastic.budget = elastic.config.default_budget = dial
         denoising = denoising_of(family, pairs, images, steps, guidance, seed)
-        tried = with_forecasts(elastic, denoising, budget, max_forecast=max_forecast or (1, 2, 3, 4), progress=bar.show)
-        elastic.save(output, elastic.weights.dtype)
-    for way in tried:
-        typer.echo(
-            f"{way.computed} of {steps} steps computed, {way.flops_share:.1%} of the FLOPs: below noise level "
-            f"{way.below:.2f} up to {way.max_forecast} in a row forecast, order {way.order}: {_decibel(way.moved)}"
+        tried = with_forecasts(
+            elastic,
+            denoising,
+            budget,
+            max_forecast=[most for most in max_forecast or (1, 2, 3, 4) if most],
+            max_guidance_reuse=max_guidance_reuse and [most for most in max_guidance_reuse if most],
+            progress=bar.show,
         )
-    typer.echo(f"{output}: the first of these (PSNR of the latents beside the same model without forecasts)")
+        elastic.save(output, elastic.weights.dtype)
+    forwards = steps * (1 if denoising.empty is None else 2)
+    for way in tried:
+        counted = f"{way.computed} of {forwards} forwards computed, {way.flops_share:.1%} of the FLOPs"
+        typer.echo(f"{counted}: {_in_words(way, steps)}: {_decibel(way.moved)}")
+    typer.echo(f"{output}: the first of these (PSNR of the latents beside the same model with all computed)")
+
+
+def _in_words(way: "Forecasts", steps: int) -> str:
+    words: list[str] = []
+    if way.max_forecast:
+        words.append(f"below noise level {way.below:.2f} up to {way.max_forecast} in a row forecast, order {way.order}")
+    if reused := way.max_guidance_reuse:
+        often = f"up to {reused} in a row reuse guidance" if reused < steps else "guidance reused"
+        words.append(f"below noise level {way.guidance_below:.2f} {often}")
+    return "; ".join(words)
 
 
 def _decibel(moved: float) -> str:

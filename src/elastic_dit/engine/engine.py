@@ -17,6 +17,7 @@ from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.objective import Routing
 from elastic_dit.core.router import RouterStack, with_noise
 from elastic_dit.core.width import width_probabilities
+from elastic_dit.engine import forecasts
 from elastic_dit.engine.costs import Costs
 from elastic_dit.engine.hooks import BlockHook, RootHook
 from elastic_dit.engine.plan import Plan
@@ -124,15 +125,13 @@ class Engine:
                 site.attach_mlps()
 
     def forecast(self) -> Tensor | None:
-        """The velocity of the forward that has begun, if it is forecast and nothing need run."""
-        config = self.config
-        if self.training or not config.max_forecast:
+        """The velocity of the forward that has begun, if nothing need run for it."""
+        if self.training:
             return None
         assert self._run is not None and self._branch is not None
-        sigma, bank = self._run.timestep / self.backbone.timestep_scale, self._branch.velocities
-        if sigma >= config.forecast_below or not bank.can_forecast(config.max_forecast, config.forecast_order):
+        velocity = forecasts.forecast(self.config, self._run, self._branch, self._sigma)
+        if velocity is None:
             return None
-        velocity = bank.forecast(sigma, config.forecast_order)
         for block, cost in self.costs.last.items():
             taken = Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=cost.dense)
             for row in range(len(velocity)):
@@ -140,12 +139,16 @@ class Engine:
         return velocity
 
     def computed(self, velocity: Tensor) -> None:
-        """A forward ran, and may be what others are forecast from."""
-        config = self.config
-        if config.max_forecast and not self.training:
+        """A forward ran, and may be what others follow from."""
+        if not self.training:
             assert self._run is not None and self._branch is not None
-            sigma = self._run.timestep / self.backbone.timestep_scale
-            self._branch.velocities.store(sigma, velocity, config.forecast_order)
+            forecasts.remember(self.config, self._run, self._branch, self._sigma, velocity)
+
+    @property
+    def _sigma(self) -> float:
+        """Noise level of the current step, 0..1."""
+        assert self._run is not None
+        return self._run.timestep / self.backbone.timestep_scale
 
     def end(self) -> None:
         """A forward of the transformer is over: blocks called by hand now are dense.
@@ -179,8 +182,7 @@ class Engine:
         assert self._run is not None
         step = self._run.step
         if self._routes and site.index == self.config.allocate_at:
-            sigma = self._run.timestep / self.backbone.timestep_scale
-            self._run.allocated[step] = self.routers.allocate(call, sigma, self._run.allocated.get(step))
+            self._run.allocated[step] = self.routers.allocate(call, self._sigma, self._run.allocated.get(step))
         decision = self.routers.decide(site, call, step) if self._routes else None
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)

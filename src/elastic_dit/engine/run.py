@@ -12,6 +12,7 @@ from torch import Tensor
 
 from elastic_dit.core.cache import CacheMemory, FeatureBank
 from elastic_dit.core.forecast import VelocityBank
+from elastic_dit.core.guidance import GuidanceBank
 from elastic_dit.engine.trace import Trace
 
 MAX_BRANCHES = 4
@@ -32,6 +33,10 @@ class Branch:
     """Stored residuals by block."""
     velocities: VelocityBank = field(default_factory=VelocityBank)
     """Outputs of the transformer."""
+    velocity: Tensor | None = None
+    """Its last output, computed or not."""
+    guidance: GuidanceBank = field(default_factory=GuidanceBank)
+    """How far it was from the first branch."""
     unspent: list[float] = field(default_factory=list[float])
     """By sample, what its forwards so far took less than their budgets, in dense forwards; empty before the first."""
 

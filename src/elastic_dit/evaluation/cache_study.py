@@ -38,11 +38,11 @@ def list_cases(elastic: ElasticModel, deltas: Sequence[float], reuses: Sequence[
         reuses: values of K.
         fixed: the delta at which K varies.
     """
-    tau, _, own, budget = elastic.setting
+    own = elastic.setting
     return [
-        *(Case("delta", delta, Setting(tau, delta, own if delta else 0, budget)) for delta in deltas),
-        *(Case("max_reuse", number, Setting(tau, fixed, number, budget)) for number in reuses),
-        *(Case("skip", delta, Setting(min(1.0, tau + delta), 0.0, 0, budget)) for delta in deltas),
+        *(Case("delta", delta, own._replace(delta=delta, max_reuse=own.max_reuse if delta else 0)) for delta in deltas),
+        *(Case("max_reuse", number, own._replace(delta=fixed, max_reuse=number)) for number in reuses),
+        *(Case("skip", delta, own._replace(tau=min(1.0, own.tau + delta), delta=0.0, max_reuse=0)) for delta in deltas),
     ]
 
 

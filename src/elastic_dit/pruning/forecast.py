@@ -1,16 +1,16 @@
-"""Which steps take a velocity forecast from earlier ones, chosen by what it does to the images; nothing is trained.
+"""Which forwards are left out, chosen by what it does to the images; nothing is trained.
 
-Forecasts begin below some noise level, and then so many follow each computed step (`core.forecast`). For each number
-and each order of the forecast they begin as late as the budget allows: what is left to choose is measured in whole
-denoising runs.
+Two things save whole forwards. A step may take a velocity forecast from earlier ones (`core.forecast`), or run the
+branch with the prompt alone and take the guidance of an earlier step (`core.guidance`). Each begins below some noise
+level, and then so many follow each time that all is computed. They begin as late as the budget allows: what is left to
+choose is measured in whole denoising runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
@@ -19,23 +19,112 @@ from elastic_dit.pruning.noise_levels import Denoising, Point
 
 ROUNDING = 1e-6
 """Half of the steps are half of the FLOPs, though their shares may add up to a little more."""
+GO_ON = 2
+"""So many of the ways to forecast steps, the best ones, are tried together with reused guidance."""
 
 
 class Forecasts(NamedTuple):
-    """One way to forecast steps, and what it comes to."""
+    """One way to leave forwards out, and what it comes to."""
 
     max_forecast: int
-    """How many follow a computed step."""
+    """How many steps in a row are forecast."""
     order: int
     """Of the forecast."""
     below: float
     """Noise level at which they begin."""
+    max_guidance_reuse: int
+    """How many steps in a row take the guidance of an earlier one."""
+    guidance_below: float
+    """Noise level at which these begin."""
     computed: int
-    """Steps that are."""
+    """Forwards that are, of all branches."""
     flops_share: float
     """What is spent, of the dense FLOPs."""
     moved: float
     """Mean squared change of the images."""
+
+
+class Way(NamedTuple):
+    """The same by steps: what begins at which."""
+
+    max_forecast: int = 0
+    order: int = 0
+    first: int = 0
+    """The step at which forecasts may begin."""
+    max_guidance_reuse: int = 0
+    reuse_first: int = 0
+    """The step at which guidance may be reused."""
+
+    def runs(self, steps: int) -> Iterator[tuple[bool, bool]]:
+        """Whether each step's first branch runs, and whether the others do: as `engine.forecasts` will have it."""
+        forecasts = reuses = 0
+        for step in range(steps):
+            if step >= self.first and forecasts < self.max_forecast:
+                forecasts += 1
+                yield False, False
+            elif step >= self.reuse_first and reuses < self.max_guidance_reuse:
+                forecasts, reuses = 0, reuses + 1
+                yield True, False
+            else:
+                forecasts = reuses = 0
+                yield True, True
+
+
+class Search:
+    """What a model spends and draws as it is, and what it does with forwards left out.
+
+    Args:
+        elastic: whatever it decides block by block, it does in the forwards that are computed.
+        denoising: what it is meant for.
+    """
+
+    def __init__(self, elastic: ElasticModel, denoising: Denoising) -> None:
+        self.elastic, self.denoising = elastic, denoising
+        elastic.force(None)
+        elastic.max_forecast = elastic.max_guidance_reuse = 0
+        self.path: list[Point] = []
+        self.image = denoising.run(lambda step: None, self.path)
+        self.spent = [[0.0, 0.0] for _ in self.path]
+        """Shares of the dense FLOPs by step, of the first branch and of the others."""
+        first = elastic.trace.branches[0]
+        for (step, _, branch, _), taken in elastic.trace.items():
+            self.spent[step][branch != first] += taken.flops / elastic.trace.flops_dense
+
+    def share(self, way: Way) -> float:
+        """What is spent, of the dense FLOPs."""
+        runs = zip(way.runs(len(self.path)), self.spent, strict=True)
+        return sum(share for ran, shares in runs for does, share in zip(ran, shares, strict=True) if does)
+
+    def latest(self, budget: float, ways: Sequence[Way]) -> list[Way]:
+        """The last of some ways that keeps a budget, if one does."""
+        return [way for way in ways if self.share(way) <= budget + ROUNDING][-1:]
+
+    def steps_forecast(self, most: int, order: int, reuse: int = 0, reuse_first: int = 0) -> list[Way]:
+        """Forecasts that begin at each of the steps, early ones first; order + 1 computed steps come before."""
+        return [Way(most, order, first, reuse, reuse_first) for first in range(order + 1, len(self.path))]
+
+    def guidance_reused(self, reuse: int) -> list[Way]:
+        """Guidance that is reused from each of the steps on, early ones first."""
+        return [Way(max_guidance_reuse=reuse, reuse_first=first) for first in range(1, len(self.path))]
+
+    def use(self, way: Way) -> None:
+        """Set the model to a way."""
+        config, sigmas = self.elastic.config, [1.0, *(point.sigma for point in self.path)]
+        config.forecast_order = 1 if way.order else 0
+        config.forecast_below, config.guidance_reuse_below = (
+            sum(sigmas[first : first + 2]) / 2 if first else 1.0 for first in (way.first, way.reuse_first)
+        )
+        self.elastic.max_forecast, self.elastic.max_guidance_reuse = way.max_forecast, way.max_guidance_reuse
+        self.elastic.reset()
+
+    def measure(self, way: Way) -> Forecasts:
+        """What a way comes to."""
+        self.use(way)
+        moved = float((self.denoising.run(lambda step: None) - self.image).square().mean())
+        config, branches = self.elastic.config, 1 if self.denoising.empty is None else 2
+        computed = sum(sum(ran[:branches]) for ran in way.runs(len(self.path)))
+        saved = (config.forecast_below, config.max_guidance_reuse, config.guidance_reuse_below)
+        return Forecasts(way.max_forecast, way.order, *saved, computed, self.elastic.trace.flops_share, moved)
 
 
 @torch.no_grad()
@@ -46,16 +135,22 @@ def with_forecasts(
     *,
     max_forecast: Sequence[int] = (1, 2, 3, 4),
     orders: Sequence[int] = (0, 1),
+    max_guidance_reuse: Sequence[int] | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> list[Forecasts]:
-    """Let a model forecast velocities so that a budget is met and its images change least.
+    """Let a model leave forwards out so that a budget is met and its images change least.
+
+    Steps are forecast without reused guidance first; the best two ways go on with guidance that is reused from the
+    second step, from a quarter, a half and three quarters of the steps on. Guidance is reused alone, too.
 
     Args:
-        elastic: whatever it decides block by block, it does in the steps that are computed.
+        elastic: whatever it decides block by block, it does in the forwards that are computed.
         denoising: what it is meant for.
         budget: share of the dense FLOPs to spend.
-        max_forecast: the numbers of forecasts in a row to try.
+        max_forecast: the numbers of forecasts in a row to try; empty: none.
         orders: the orders to try, 0 or 1.
+        max_guidance_reuse: the numbers of steps in a row to try that take earlier guidance; None: 1, and all that
+            follow; empty: none. Where there is no guidance, none are tried.
         progress: see `base.Progress`.
 
     Returns:
@@ -64,66 +159,32 @@ def with_forecasts(
     Raises:
         ConfigError: the model spends less already, or nothing tried spends so little.
     """
-    elastic.force(None)
-    elastic.max_forecast = 0
-    path: list[Point] = []
-    image = denoising.run(lambda step: None, path)
-    spent = _by_step(elastic, len(path))
-    if sum(spent) <= budget:
-        raise ConfigError(f"the model spends {sum(spent):.1%} as it is; a budget of {budget:.1%} is no less")
-    ways = [
-        (most, order, first)
-        for most, order in product(max_forecast, orders)
-        if (first := _latest(spent, most, order, budget)) is not None
-    ]
-    if not ways:
-        least = min(_spent(spent, order + 1, most) for most, order in product(max_forecast, orders))
-        raise ConfigError(
-            f"forecasts of {max(max_forecast)} steps spend {least:.1%} or more; the budget is {budget:.1%}"
-        )
-    tried: list[Forecasts] = []
-    for number, (most, order, first) in enumerate(ways):
-        progress("trying forecasts", number, len(ways))
-        below = (path[first - 1].sigma + path[first].sigma) / 2
-        _set(elastic, most, order, below)
-        moved = _moved(denoising.run(lambda step: None), image)
-        computed = sum(_computed(step, first, most) for step in range(len(path)))
-        tried.append(Forecasts(most, order, below, computed, elastic.trace.flops_share, moved))
-    tried.sort(key=lambda way: way.moved)
-    _set(elastic, tried[0].max_forecast, tried[0].order, tried[0].below)
-    return tried
+    search = Search(elastic, denoising)
+    if (whole := search.share(Way())) <= budget:
+        raise ConfigError(f"the model spends {whole:.1%} as it is; a budget of {budget:.1%} is no less")
+    steps = len(search.path)
+    reuses = (1, steps) if max_guidance_reuse is None else max_guidance_reuse
+    reuses = reuses if denoising.empty is not None else ()
+    starts = sorted({max(1, steps * quarter // 4) for quarter in range(4)})
+    tried: list[tuple[Forecasts, Way]] = []
 
+    least = whole
 
-def _set(elastic: ElasticModel, most: int, order: int, below: float) -> None:
-    elastic.config.forecast_order = 1 if order else 0
-    elastic.config.forecast_below = below
-    elastic.max_forecast = most
-    elastic.reset()
+    def measure(choices: list[list[Way]]) -> None:
+        nonlocal least
+        least = min([least, *(search.share(ways[0]) for ways in choices if ways)])
+        chosen = [way for ways in choices for way in search.latest(budget, ways)]
+        for number, way in enumerate(chosen):
+            progress("trying forecasts", number, len(chosen))
+            tried.append((search.measure(way), way))
+        tried.sort(key=lambda each: each[0].moved)
 
-
-def _by_step(elastic: ElasticModel, steps: int) -> list[float]:
-    """What each step of the last run spent, as a share of the whole dense run."""
-    spent = [0.0] * steps
-    for (step, *_), taken in elastic.trace.items():
-        spent[step] += taken.flops / elastic.trace.flops_dense
-    return spent
-
-
-def _latest(spent: Sequence[float], most: int, order: int, budget: float) -> int | None:
-    """The last step at which forecasts may begin for the budget to be met; order + 1 steps come before it."""
-    most_spent = budget + ROUNDING
-    able = [first for first in range(order + 1, len(spent)) if _spent(spent, first, most) <= most_spent]
-    return max(able, default=None)
-
-
-def _spent(spent: Sequence[float], first: int, most: int) -> float:
-    return sum(share for step, share in enumerate(spent) if _computed(step, first, most))
-
-
-def _computed(step: int, first: int, most: int) -> bool:
-    """Whether a step is, where forecasts begin at step `first` and `most` follow each computed one."""
-    return step < first or (step - first) % (most + 1) == most
-
-
-def _moved(image: Tensor, before: Tensor) -> float:
-    return float((image - before).square().mean())
+    kinds = list(product(max_forecast, orders))
+    measure([search.steps_forecast(*kind) for kind in kinds])
+    kinds = [(way.max_forecast, way.order) for _, way in tried[:GO_ON]] or kinds
+    measure([search.guidance_reused(reuse) for reuse in reuses])
+    measure([search.steps_forecast(*kind, reuse, start) for kind, reuse, start in product(kinds, reuses, starts)])
+    if not tried:
+        raise ConfigError(f"what was to be tried spends {least:.1%} or more; the budget is {budget:.1%}")
+    search.use(tried[0][1])
+    return [forecasts for forecasts, _ in tried]

@@ -1,0 +1,36 @@
+"""Guidance taken again: of a step's branches the first alone runs, the others keep their distance. Not in the paper.
+
+Classifier-free guidance runs the transformer twice a step, and moves along the difference of the two velocities. That
+difference changes less from step to step than either of them. At low noise some leave it out altogether (guidance
+interval, arXiv 2404.07724; Adaptive Guidance, arXiv 2312.12487), and FasterCache (arXiv 2410.19355) corrects an old one
+by frequencies. Here it is taken as it was, below a noise level; the branch with the prompt is always computed.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class GuidanceBank:
+    """How far one guidance branch was from the first when it last ran, in one run."""
+
+    difference: Tensor | None = None
+    """The first branch's velocity less this one's (B, ...)."""
+    reuses: int = 0
+    """How many steps in a row took it again."""
+
+    def can_reuse(self, most: int) -> bool:
+        """Fewer than `most` in a row did, and there is one."""
+        return self.reuses < most and self.difference is not None
+
+    def reuse(self, first: Tensor) -> Tensor:
+        """This branch's velocity (B, ...) where the first has `first` (B, ...); counts one use."""
+        assert self.difference is not None
+        self.reuses += 1
+        return first - self.difference
+
+    def store(self, first: Tensor, velocity: Tensor) -> None:
+        """Both were computed."""
+        self.difference = (first - velocity).detach()
+        self.reuses = 0

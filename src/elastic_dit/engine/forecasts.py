@@ -1,0 +1,48 @@
+"""Forwards in which no block runs: their velocity follows from earlier ones, or from this step's first branch."""
+
+from torch import Tensor
+
+from elastic_dit.config import ElasticConfig
+from elastic_dit.engine.run import Branch, Run
+
+
+def forecast(config: ElasticConfig, run: Run, branch: Branch, sigma: float) -> Tensor | None:
+    """The velocity of the forward that has begun at noise level sigma, or None where it must run."""
+    velocity = _of_step(config, branch, sigma)
+    if velocity is None:
+        velocity = _of_guidance(config, run, branch, sigma)
+        if velocity is not None and config.max_forecast:  # whole steps go on from what this one was taken for
+            branch.velocities.store(sigma, velocity, config.forecast_order)
+    if velocity is not None:
+        branch.velocity = velocity
+    return velocity
+
+
+def remember(config: ElasticConfig, run: Run, branch: Branch, sigma: float, velocity: Tensor) -> None:
+    """A forward ran, and may be what others follow from."""
+    branch.velocity = velocity.detach()
+    if config.max_forecast:
+        branch.velocities.store(sigma, velocity, config.forecast_order)
+    first = _first(run, branch)
+    if config.max_guidance_reuse and first is not None:
+        branch.guidance.store(first, velocity)
+
+
+def _of_step(config: ElasticConfig, branch: Branch, sigma: float) -> Tensor | None:
+    most, order = config.max_forecast, config.forecast_order
+    if most and sigma < config.forecast_below and branch.velocities.can_forecast(most, order):
+        return branch.velocities.forecast(sigma, order)
+    return None
+
+
+def _of_guidance(config: ElasticConfig, run: Run, branch: Branch, sigma: float) -> Tensor | None:
+    most, first = config.max_guidance_reuse, _first(run, branch)
+    if most and first is not None and sigma < config.guidance_reuse_below and branch.guidance.can_reuse(most):
+        return branch.guidance.reuse(first)
+    return None
+
+
+def _first(run: Run, branch: Branch) -> Tensor | None:
+    """The velocity of this step's first branch; None in that branch, or where it did not come first."""
+    first = run.branches[0]
+    return first.velocity if branch is not first and first.last_step == run.step else None
