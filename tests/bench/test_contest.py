@@ -15,7 +15,7 @@ from elastic_dit.bench.contest import Contest
 from elastic_dit.bench.entries import Entry, Wish, list_rows
 from elastic_dit.bench.judged import run_contest
 from elastic_dit.conversions import save_converted
-from elastic_dit.conversions.base import convert
+from elastic_dit.conversions.base import ROUTES, convert
 from elastic_dit.errors import ConfigError, UnknownNameError
 from elastic_dit.evaluation.judge import Scored
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -165,6 +165,19 @@ def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
     (entry,) = list_rows([folder], [0.5])[1].runs
     assert ours.cost(entry).flops_share < 0.8
     assert (pixels(ours.images(entry)) != pixels(ours.images(DENSE))).any()
+    assert not hasattr(pipe.transformer, "conversion")
+
+
+def test_a_conversion_with_routes_is_an_entry(pipe: Any, tmp_path: Path) -> None:
+    transformer = copy.deepcopy(pipe.transformer)
+    folder = save_converted(tmp_path / "dydit", convert(transformer, {"method": "dydit"}))
+    ours = contest(pipe, tmp_path / "images")
+    (alone,) = list_rows([str(folder)], [0.5])[1].runs
+    whole = ours.cost(alone).flops_share
+    half = ElasticConfig.of(route=(1.0, 0.0, 1.0), width_streams=())
+    elasticize(transformer, half).save(folder / ROUTES)
+    both = contest(pipe, tmp_path / "others")
+    assert both.cost(alone).flops_share < 0.8 * whole
     assert not hasattr(pipe.transformer, "conversion")
 
 

@@ -12,11 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastic_dit.backbones import backbones
+from elastic_dit.config import ElasticConfig
 from elastic_dit.conversions import Converted, conversions, load_converted, save_converted
 from elastic_dit.conversions.base import convert
 from elastic_dit.conversions.dense2moe import Dense2MoE, imbalance
 from elastic_dit.conversions.dydit import Channels, DyDiT, Heads, gumbel_sigmoid
-from elastic_dit.errors import CheckpointError, ConfigError, UnknownNameError
+from elastic_dit.engine.plan import Plan
+from elastic_dit.errors import BackboneError, CheckpointError, ConfigError, UnknownNameError
+from elastic_dit.verbs import elasticize
 from tiny import Tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -186,6 +189,34 @@ def test_dydit_tokens_pass_mlps_by(dydit: Subject) -> None:
     assert outputs[0][chosen].any(dim=-1).all()
 
 
+def test_dydit_with_routes_for_each_row(dydit: Subject) -> None:
+    """Blocks that run on some rows, at several timesteps at once: each sample is what it is alone."""
+    elastic = elasticize(dydit.transformer, ElasticConfig.of(width_streams=(), max_reuse=0))
+    inputs = dydit.inputs(3)
+    inputs["timestep"] = inputs["timestep"] * torch.tensor([1.0, 0.6, 0.3])
+    keep = torch.rand(1, dydit.blocks, 3, generator=torch.Generator().manual_seed(0)) > 0.4
+    elastic.force(Plan(keep.numpy()))
+    together = dydit.run(inputs)
+    for row in range(3):
+        elastic.force(Plan(keep[..., row : row + 1].numpy()))
+        alone = {name: value[row : row + 1] if _batched(value) else value for name, value in inputs.items()}
+        torch.testing.assert_close(dydit.run(alone)[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+def test_routers_price_the_blocks_as_dense_ones(dydit: Subject) -> None:
+    config = ElasticConfig.of(width_streams=(), max_reuse=0)
+    routed, dense = elasticize(dydit.transformer, config), elasticize(dydit.dense, config)
+    dydit.run()
+    dydit.dense(**dydit.inputs(3))
+    assert [cost.dense for cost in routed.costs] == [cost.dense for cost in dense.costs]
+
+
+def test_dydit_alone_chooses_widths(dydit: Subject) -> None:
+    with pytest.raises(BackboneError, match="width_streams must be"):
+        elasticize(dydit.transformer, ElasticConfig())
+    assert not hasattr(dydit.transformer, "_diffusers_hook"), "nothing was attached"
+
+
 def test_dydit_leaves_heads_whole_where_attention_counts_them_itself() -> None:
     for name in BACKBONES:
         heads = any(isinstance(width, Heads) for width in _dydit(Subject("dydit", name)).widths)
@@ -308,3 +339,8 @@ def _router_flops(routers: Any, converted: DyDiT, inputs: dict[str, Any]) -> Ite
         if isinstance(channels, Channels) and channels.gate is not None:
             gated = channels.tokens.shape[1] - channels.text
             yield 2 * batch * gated * routers.tokens[channels.gate].weight.numel()
+
+
+def _batched(value: Any) -> bool:
+    """Whether an input of three samples has one for each."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == 3

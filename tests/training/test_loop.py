@@ -17,6 +17,7 @@ from tests.training.conftest import config_of
 
 import elastic_dit
 from elastic_dit.conversions import load_converted
+from elastic_dit.conversions.base import ROUTES
 from elastic_dit.errors import CheckpointError, ConfigError, TrainingError
 from elastic_dit.models import EmojiFluxPipeline
 from elastic_dit.training.config import TrainConfig
@@ -94,7 +95,8 @@ def test_dydit_meets_its_budget(values: dict[str, Any]):
     ("changes", "message"),
     [
         ({"compile": True}, "goes with no compile"),
-        ({"elastic": {"rho_g": 0.5}}, "goes with no elastic"),
+        ({"elastic": {"rho_g": 0.5}}, r"elastic.width_streams must be \[\]"),
+        ({"elastic": {"rho_g": 0.5}, "conversion": {"method": "dense2moe"}}, "goes with no elastic"),
         ({"trainable": "lora"}, "trains all weights"),
         ({"conversion": {"method": "dydit", "heads": 3}}, "unknown key 'heads'"),
         ({"importance_batches": 0}, "importance_batches must not be 0"),
@@ -103,6 +105,29 @@ def test_dydit_meets_its_budget(values: dict[str, Any]):
 def test_what_a_conversion_does_not_go_with(values: dict[str, Any], changes: dict[str, Any], message: str):
     with pytest.raises((ConfigError, ValueError), match=message):
         Trainer(config_of(values | {"conversion": {"method": "dydit"}} | changes), quiet=True)
+
+
+def test_dydit_and_routers_together(values: dict[str, Any], elastic_values: dict[str, Any]):
+    """Routers decide which blocks run, DyDiT what runs in them; both meet their budgets, and both are in the folder."""
+    elastic = elastic_values["elastic"] | {"width_streams": [], "max_reuse": 0}
+    conversion = {"method": "dydit", "budget": 0.85, "weight": 20.0}
+    rates = {"learning_rate": 1e-3, "router_learning_rate": 0.1, "warmup_steps": 2, "schedule": "constant"}
+    changes = {"elastic": elastic, "conversion": conversion, "optimizer": rates, "ramp_steps": 20, "ema_decay": 0.0}
+    config = config_of(values, steps=80, checkpoint_every=80, **changes)
+    trainer = Trainer(config, quiet=True)
+    result = trainer.run()
+    last = log_of(config.output)[-1]
+    assert last["conversion/flops/share"] == pytest.approx(0.85, abs=0.06)
+    assert last["keep/open_rate"] < 0.9
+    other = EmojiFluxPipeline.from_size("tiny", seed=0)
+    load_converted(other.transformer, result)
+    routes = elastic_dit.load(other, result / ROUTES)
+    settings = {"height": 16, "width": 16, "num_inference_steps": 3, "output_type": "np"}
+    trainer.trainee.transformer.eval()
+    with trainer.trainee.inference():
+        own = trainer.trainee.pipeline("a dog", generator=torch.Generator().manual_seed(0), **settings).images
+    assert (other("a dog", generator=torch.Generator().manual_seed(0), **settings).images == own).all()
+    assert routes.trace.flops_share < 1
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
-from elastic_dit.conversions.base import CONVERSION_NAME
+from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -210,7 +210,8 @@ class Contest:
         if entry.adapter and is_converted(entry.adapter):
             with self._on(copy.deepcopy(self._dense)):
                 load_converted(self.pipe.transformer, Path(entry.adapter))
-                yield (lambda: None), settings
+                routes = Path(entry.adapter) / ROUTES
+                yield load(self.pipe, routes).reset if routes.is_dir() else (lambda: None), settings
         elif entry.adapter:
             elastic = load(self.pipe, entry.adapter)
             try:
@@ -276,7 +277,8 @@ def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
 
 def _digest(adapter: Path) -> str:
     """Of an adapter's config and weights."""
-    files = [adapter / name for name in (CONFIG_NAME, WEIGHTS_NAME, CONVERSION_NAME, CONVERTED_NAME)]
+    names = (CONFIG_NAME, WEIGHTS_NAME, CONVERSION_NAME, CONVERTED_NAME)
+    files = [folder / name for folder in (adapter, adapter / ROUTES) for name in names]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 

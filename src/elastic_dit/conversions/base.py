@@ -28,6 +28,8 @@ from elastic_dit.registry import Registry
 CONVERSION_NAME, WEIGHTS_NAME = "conversion.json", "model.safetensors"
 ROUTERS = "conversion"
 """The submodule of a converted transformer that holds what decides."""
+ROUTES = "routes"
+"""In the folder of a converted transformer: the adapter that decides which of its blocks run, if one was trained."""
 
 
 class Options(BaseModel):
@@ -84,6 +86,8 @@ class Conversion:
     """What it can be told, with defaults."""
     convert: Callable[[Any, Any], Converted]
     """(transformer, options): change a dense transformer in place; its MLP channels are in order of importance."""
+    routable: bool = False
+    """Whether its blocks may run on some rows of a batch, so that routers can decide which."""
 
 
 conversions: Registry[Conversion] = Registry("conversion", "elastic_dit.conversions")

@@ -26,7 +26,7 @@ from elastic_dit.backbones.base import IMAGE, backbone_of
 from elastic_dit.conversions.base import ROUTERS, Conversion, Converted, Options, conversions
 from elastic_dit.core.objective import BudgetLoss
 from elastic_dit.engine.linear import make_elastic
-from elastic_dit.engine.site import hidden_size
+from elastic_dit.engine.site import ROWS, hidden_size
 from elastic_dit.errors import BackboneError
 
 TEMPERATURE = 5.0
@@ -86,15 +86,21 @@ class Width:
     def __init__(self, count: int, channels: int) -> None:
         self.count = count if channels % count == 0 else 1
         self.channels = channels
-        self.mask = torch.ones(1, self.count)
-        """(B, H)."""
+        self.of_batch = torch.ones(1, self.count)
+        """(B, H), or (1, H)."""
         self.kept: Tensor | None = None
         """Where the rest is not computed: the channels that are, in order."""
 
     def set(self, mask: Tensor, sliced: bool) -> None:
         """Take the mask (B, H), all rows alike if `sliced`."""
-        self.mask = mask
+        self.of_batch = mask
         self.kept = self.spread()[0, 0].nonzero().squeeze(-1) if sliced else None
+
+    @property
+    def mask(self) -> Tensor:
+        """Of the rows that run now, (B, H)."""
+        rows = ROWS.get()
+        return self.of_batch if rows is None or len(self.of_batch) == 1 else self.of_batch[rows]
 
     @property
     def share(self) -> Tensor:
@@ -340,5 +346,6 @@ conversions.add(
         source="arXiv 2410.03456 and 2504.06803; written here after the papers and the authors' released code",
         options=DyDiTOptions,
         convert=DyDiT,
+        routable=True,
     ),
 )

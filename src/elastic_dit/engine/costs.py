@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from elastic_dit.backbones.base import TEXT
 from elastic_dit.core.cost import BlockCost, fake_mode, measure_block
+from elastic_dit.engine.linear import as_dense
 from elastic_dit.engine.site import BlockCall, Site
 
 
@@ -28,6 +29,7 @@ class Costs:
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
                 copy = BlockCall(site, fake)
                 copy.any_rows = False
-                self._measured[key] = measure_block(lambda ratio: copy.run(copy.x, None, [ratio]), call.batch)
+                with as_dense(site.block):
+                    self._measured[key] = measure_block(lambda ratio: copy.run(copy.x, None, [ratio]), call.batch)
         cost = self.last[site.index] = self._measured[key]
         return cost

@@ -7,7 +7,8 @@ peft's LoRA layers report the base weight as `.weight`, so slicing that alone wo
 silence. A layer of another kind (quantised, say) runs whole: right, but no faster.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -76,6 +77,25 @@ def make_elastic(layer: nn.Module, kind: type, **state: Any) -> None:
     layer.__class__ = _elastic_class(kind, type(layer))
     for name, value in state.items():
         setattr(layer, name, value)
+
+
+def is_elastic(layer: nn.Module) -> bool:
+    """Whether `make_elastic` was here."""
+    return hasattr(layer, "elastic_own_class")
+
+
+@contextmanager
+def as_dense(block: nn.Module) -> Iterator[None]:
+    """While entered, the layers that another method has made its own compute all that the dense model's do."""
+    kinds = {layer: type(layer) for layer in block.modules() if is_elastic(layer)}
+    others = {layer: kind for layer, kind in kinds.items() if not issubclass(kind, UpProjection | DownProjection)}
+    for layer in others:
+        layer.__class__ = _own_class(layer)
+    try:
+        yield
+    finally:
+        for layer, kind in others.items():
+            layer.__class__ = kind
 
 
 def make_plain(layer: nn.Module) -> None:

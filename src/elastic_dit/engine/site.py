@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from elastic_dit.core.cache import Streams
 from elastic_dit.core.eager import eager
 from elastic_dit.core.width import channels
 from elastic_dit.engine.compiled import CompiledBlock, mark_rows
-from elastic_dit.engine.linear import DownProjection, UpProjection, make_elastic, make_plain
+from elastic_dit.engine.linear import DownProjection, UpProjection, is_elastic, make_elastic, make_plain
+from elastic_dit.errors import BackboneError
 
 HOOK = "elastic_dit"
+ROWS: ContextVar[Rows] = ContextVar("rows", default=None)
+"""Which rows of the batch the block that runs now has; None: all. For what is inside it and knows the whole batch."""
 
 
 class Site:
@@ -30,6 +34,8 @@ class Site:
         # SD3's last block has no text MLP
         there = [mlp for mlp in declared.mlps if getattr(block, mlp.up.partition(".")[0]) is not None]
         self.mlps = [mlp for mlp in there if mlp.stream in config.width_streams]
+        if any(is_elastic(block.get_submodule(mlp.up)) for mlp in self.mlps):
+            raise BackboneError("another method chooses how wide this transformer's MLPs run: width_streams must be []")
         self.names = list(inspect.signature(block.forward).parameters)
         self.forward: Callable[..., Any] = block.forward
         """The block's own forward, below the hooks."""
@@ -143,7 +149,11 @@ class BlockCall:
             for name in self.site.declared.batched:
                 arguments[name] = take_rows(arguments.get(name), rows, self.batch)
             arguments = {name: value for name, value in arguments.items() if name in self.arguments}
-        out = self.site.run(arguments, any_rows)
+        before = ROWS.set(rows)
+        try:
+            out = self.site.run(arguments, any_rows)
+        finally:
+            ROWS.reset(before)
         return out if isinstance(out, tuple) else (out,)
 
 

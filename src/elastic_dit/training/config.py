@@ -96,7 +96,9 @@ class TrainConfig(_Strict):
     elastic: ElasticConfig | None = None
     """The elastic model to train; None trains the dense one."""
     conversion: dict[str, Any] | None = None
-    """Train another published method in its place: `method` names it, the other keys are its options."""
+    """Train another published method in its place: `method` names it, the other keys are its options. Beside an
+    `elastic` section, whose `width_streams` must be empty, both are trained together: routers decide which blocks run,
+    and the method what runs in them."""
     trainable: Literal["full", "lora", "routers"] = "full"
     """What learns beside the routers: all of the backbone, a LoRA on it, or nothing."""
     lora: LoraConfig = LoraConfig()
@@ -156,9 +158,13 @@ class TrainConfig(_Strict):
     def _conversion_is_alone(self) -> "TrainConfig":
         if self.conversion is None:
             return self
-        read_options(self.conversion)
-        others = {"elastic": self.elastic, "adapter": self.adapter}
-        others |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile}
+        method, _ = read_options(self.conversion)
+        others = {"adapter": self.adapter, "compile": self.compile}
+        others |= {"gradient_checkpointing": self.gradient_checkpointing}
+        if not method.routable:
+            others["elastic"] = self.elastic
+        elif self.elastic is not None and (self.elastic.width_streams or self.elastic.route):
+            raise ValueError("beside a conversion, elastic.width_streams must be [] and elastic.route is not for it")
         if taken := [name for name, value in others.items() if value]:
             raise ValueError(f"a conversion is trained from the dense model, uncompiled; it goes with no {taken[0]}")
         if self.trainable != "full":

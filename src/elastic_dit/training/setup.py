@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elastic_dit.checkpoint import ChangedWeights
 from elastic_dit.config import ElasticConfig
-from elastic_dit.conversions.base import ROUTERS, Converted, convert, save_converted
+from elastic_dit.conversions.base import ROUTERS, ROUTES, Converted, convert, save_converted
 from elastic_dit.core.objective import BudgetLoss, sandwich
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
@@ -113,7 +114,13 @@ class Trainee:
         self.converted.price(dense, batches[0])
         if self._teacher is not None:
             self.converted.follow(self._teacher)
-        return TrainableModel(self.transformer, None)
+        if self.config.elastic is None:
+            return TrainableModel(self.transformer, None)
+        self.elastic = elasticize(self.transformer, self.config.elastic)
+        self.elastic.stack.to(self.transformer.device)
+        self.elastic.mean.window = self.config.gradient_accumulation_steps
+        self.elastic.train_mode(gradient_checkpointing=False)
+        return TrainableModel(self.transformer, self.elastic.stack)
 
     @property
     def routed(self) -> bool:
@@ -157,9 +164,11 @@ class Trainee:
 
     def budget_loss(self, step: int) -> BudgetLoss | None:
         """What holds the last forward's routes to the budget, if they are learned."""
-        if self.converted is not None:
-            return self.converted.loss()
-        return self.elastic.losses(self._ramp(step)) if self.elastic is not None and self.routed else None
+        own = self.converted.loss() if self.converted is not None else None
+        routes = self.elastic.losses(self._ramp(step)) if self.elastic is not None and self.routed else None
+        if own is None or routes is None:
+            return own or routes
+        return BudgetLoss(own.total + routes.total, {f"conversion/{k}": v for k, v in own.logs.items()} | routes.logs)
 
     def _ramp(self, step: int) -> float:
         return min(1.0, (step + 1) / max(1, self.config.ramp_steps))
@@ -227,7 +236,12 @@ class Trainee:
         """The dense pipeline to `output/model`, the adapter to `output/adapter`, another method's there as well."""
         dtype = DTYPES[self.config.save_dtype]
         if self.converted is not None:
-            return save_converted(output / "adapter", self.converted, dtype)
+            with replaced_folder(output / "adapter") as folder:
+                save_converted(folder, self.converted, dtype)
+                if self.elastic is not None:  # all weights are there already
+                    self.elastic.weights = ChangedWeights()
+                    self.elastic.save(folder / ROUTES, dtype)
+            return output / "adapter"
         if self.elastic is not None:
             return self.elastic.save(output / "adapter", dtype)
         if self.config.trainable == "lora":
