@@ -178,6 +178,16 @@ def test_forecasts_of_order_zero_are_a_coarser_walk(pipeline: Any) -> None:
     assert not torch.allclose(coarse, two_steps(pipeline, sigmas=[1.0, 0.8]), atol=1e-4)
 
 
+def test_guidance_is_taken_again_in_the_branch_without_the_prompt(pipeline: Any) -> None:
+    elastic = elastic_dit.elasticize(pipeline, ElasticConfig.of(max_guidance_reuse=1))
+    two_steps(pipeline, num_inference_steps=4, true_cfg_scale=3.0, negative_prompt=[" "] * len(PROMPTS))
+    with_prompt, without = elastic.trace.branches
+    assert elastic.trace.array("reuse", with_prompt).mean(axis=(1, 2)).tolist() == [0, 0, 0, 0]
+    assert elastic.trace.array("reuse", without).mean(axis=(1, 2)).tolist() == [0, 1, 0, 1]
+    pipeline(PROMPTS[0], num_inference_steps=1, height=16, width=16, true_cfg_scale=3.0, negative_prompt=" ")
+    assert elastic.trace.array("reuse").max() == 0, "a new run"
+
+
 def test_a_training_step_reaches_routers_and_backbone(pipeline: Any, images: list[Image.Image]) -> None:
     family = family_of(pipeline)
     elastic = elastic_dit.elasticize(pipeline, ElasticConfig())
