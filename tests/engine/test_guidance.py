@@ -19,6 +19,7 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 
 
 def make(tiny: Tiny, **values: object) -> ElasticModel:
+    values = {"guidance_reuse_below": 1.0} | values
     return elasticize(tiny.transformer, ElasticConfig.of(route=(1.0,) * tiny.blocks, **values))
 
 

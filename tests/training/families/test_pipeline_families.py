@@ -179,7 +179,7 @@ def test_forecasts_of_order_zero_are_a_coarser_walk(pipeline: Any) -> None:
 
 
 def test_guidance_is_taken_again_in_the_branch_without_the_prompt(pipeline: Any) -> None:
-    elastic = elastic_dit.elasticize(pipeline, ElasticConfig.of(max_guidance_reuse=1))
+    elastic = elastic_dit.elasticize(pipeline, ElasticConfig.of(max_guidance_reuse=1, guidance_reuse_below=1.0))
     two_steps(pipeline, num_inference_steps=4, true_cfg_scale=3.0, negative_prompt=[" "] * len(PROMPTS))
     with_prompt, without = elastic.trace.branches
     assert elastic.trace.array("reuse", with_prompt).mean(axis=(1, 2)).tolist() == [0, 0, 0, 0]
