@@ -88,7 +88,7 @@ class ElasticConfig(BaseModel):
     """How many steps in a row may run the first guidance branch alone, at the last step's distance from the others; 0:
     none. Where a pipeline runs both branches in one forward, as SD3's does, nothing is saved."""
     guidance_reuse_below: float = Field(default=0.7, gt=0, le=1)
-    """Noise level, 0..1, below which they may. Above, where it is decided what the image shows, all of it is computed."""
+    """Noise level, 0..1, below which they may. Above, where it is decided what the image shows, all is computed."""
 
     # Budget (Eq. 9, 14, 15)
     budget: Literal["compute", "blocks", "paper"] = "compute"
