@@ -32,7 +32,7 @@ app = typer.Typer(
     name="elastic-dit",
     help="A compute dial for diffusion transformers (Elastic Diffusion Transformer, arXiv 2602.13993).",
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
