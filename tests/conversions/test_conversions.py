@@ -16,7 +16,8 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.conversions import Converted, conversions, load_converted, save_converted
 from elastic_dit.conversions.base import convert
 from elastic_dit.conversions.dense2moe import Dense2MoE, imbalance
-from elastic_dit.conversions.dydit import Channels, DyDiT, Heads, gumbel_sigmoid
+from elastic_dit.conversions.dydit import DyDiT, gumbel_sigmoid
+from elastic_dit.conversions.dydit_layers import Channels, Heads
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import BackboneError, CheckpointError, ConfigError, UnknownNameError
 from elastic_dit.verbs import elasticize
