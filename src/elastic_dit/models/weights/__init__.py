@@ -24,8 +24,8 @@ def shipped_adapter(
     """Adapter folder that makes an emoji model elastic, for `elastic_dit.load`.
 
     Args:
-        name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-half` draws what `emoji-dozen`
-            does in 8 steps with half of the FLOPs; `emoji-dozen-budgets` runs it at every budget from 0.3 to 1.
+        name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-half` draws in 6 steps what
+            `emoji-dozen` does in 8, at half of the FLOPs; `emoji-dozen-budgets` runs it at budgets from 0.3 to 1.
     """
     return _existing(_HERE / name)
 
