@@ -109,13 +109,17 @@ class Search:
 
     def use(self, way: Way) -> None:
         """Set the model to a way."""
-        config, sigmas = self.elastic.config, [1.0, *(point.sigma for point in self.path)]
+        config = self.elastic.config
         config.forecast_order = 1 if way.order else 0
-        config.forecast_below, config.guidance_reuse_below = (
-            sum(sigmas[first : first + 2]) / 2 if first else 1.0 for first in (way.first, way.reuse_first)
-        )
+        config.forecast_below = self._between(way.first)
+        if way.max_guidance_reuse:
+            config.guidance_reuse_below = self._between(way.reuse_first)
         self.elastic.max_forecast, self.elastic.max_guidance_reuse = way.max_forecast, way.max_guidance_reuse
         self.elastic.reset()
+
+    def _between(self, step: int) -> float:
+        """The noise level below which it is this step's turn."""
+        return (self.path[step - 1].sigma + self.path[step].sigma) / 2 if step else 1.0
 
     def measure(self, way: Way) -> Forecasts:
         """What a way comes to."""
