@@ -158,6 +158,15 @@ def test_fewer_steps_of_an_adapter(pipe: Any, folder: Path, tmp_path: Path) -> N
     assert (pixels(ours.images(entry))[:2] == pixels(alone)).all()
 
 
+def test_an_adapter_at_another_threshold(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    rows = list_rows([f"{folder / 'adapter'}@tau=0.01", f"{folder / 'adapter'}@tau=0.99"], [0.5])
+    low, high = (row.runs[0] for row in rows[1:])
+    assert (low.tau, high.tau) == (0.01, 0.99)
+    assert rows[1].name.endswith("adapter, tau = 0.01")
+    ours = contest(pipe, tmp_path)
+    assert ours.cost(high).flops_share < ours.cost(low).flops_share
+
+
 def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
     converted = convert(copy.deepcopy(pipe.transformer), {"method": "dense2moe", "group": 2, "keep": 1})
     folder = str(save_converted(tmp_path / "moe", converted))

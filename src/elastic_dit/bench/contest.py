@@ -23,6 +23,7 @@ from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
 from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
+from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
@@ -211,15 +212,11 @@ class Contest:
             with self._on(copy.deepcopy(self._dense)):
                 load_converted(self.pipe.transformer, Path(entry.adapter))
                 routes = Path(entry.adapter) / ROUTES
-                yield load(self.pipe, routes).reset if routes.is_dir() else (lambda: None), settings
+                yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
         elif entry.adapter:
             elastic = load(self.pipe, entry.adapter)
             try:
-                if entry.budget is not None:
-                    elastic.budget = entry.budget
-                if entry.max_reuse is not None:
-                    elastic.max_reuse = entry.max_reuse
-                yield elastic.reset, settings
+                yield self._set(elastic, entry), settings
             finally:
                 restore(self.pipe)
         elif entry.baseline:
@@ -229,6 +226,13 @@ class Contest:
                 yield applied.restart, replace(settings, steps=steps)
         else:
             yield (lambda: None), settings
+
+    def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
+        """The dial as the entry has it; returns what to call before a run."""
+        for name in ("budget", "max_reuse", "tau"):
+            if (value := getattr(entry, name)) is not None:
+                setattr(elastic, name, value)
+        return elastic.reset
 
     @cached_property
     def _model(self) -> str:

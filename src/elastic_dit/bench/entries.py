@@ -10,9 +10,14 @@ from elastic_dit.checkpoint import read
 from elastic_dit.conversions import is_converted
 from elastic_dit.errors import ConfigError
 
-ASKED: dict[str, tuple[str, type]] = {"": ("budget", float), "K": ("max_reuse", int), "steps": ("steps", int)}
+ASKED: dict[str, tuple[str, type]] = {
+    "": ("budget", float),
+    "K": ("max_reuse", int),
+    "steps": ("steps", int),
+    "tau": ("tau", float),
+}
 """What may stand behind the `@` of an adapter, before its `=`: a field of `Entry`."""
-WORDS = {"max_reuse": "K = {}", "steps": "{} steps"}
+WORDS = {"max_reuse": "K = {}", "steps": "{} steps", "tau": "tau = {:g}"}
 
 
 class Entry(NamedTuple):
@@ -27,6 +32,8 @@ class Entry(NamedTuple):
     """K in place of the adapter's own."""
     steps: int | None = None
     """Denoising steps in place of everybody's."""
+    tau: float | None = None
+    """The threshold in place of the adapter's own."""
 
 
 class Row(NamedTuple):
@@ -71,7 +78,7 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
 
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
     in `@` and a number is at that budget alone, in `@K=` and a number reuses with that K, in `@steps=` and a number
-    takes so many steps.
+    takes so many steps, in `@tau=` and a number has that threshold.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
