@@ -54,6 +54,24 @@ def test_it_makes_what_is_missing_and_only_that(run: Run, file: Path, tmp_path: 
     assert (tmp_path / "data" / "test" / "000000.tar").stat().st_mtime_ns == time
 
 
+def test_records_are_gathered_and_adapters_are_not(run: Run, tmp_path: Path) -> None:
+    """The stages of the project, their files there already: nothing is made, and one page shows the records."""
+    known = Stages.read(ROOT / "reproduce.yaml").stages
+    made = [ROOT / "docs" / stage.makes for stage in known.values() if stage.recorded]
+    assert len(made) > 20
+    record = next(file for file in made if file.name == "converted-8.json")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "elastic_config.json").write_text("{}")
+    text = f"""
+stages:
+  trained: {{about: an adapter, run: prune data, makes: {tmp_path}/adapter/elastic_config.json}}
+  judged: {{about: its scores, run: judge images data --json {record}, makes: {record}, needs: [trained]}}
+"""
+    outcome = run("reproduce", "judged", "--file", stages_file(tmp_path, text), "--page", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    assert "its scores" in (tmp_path / "page.html").read_text()
+
+
 def test_a_stage_that_fails_stops_it(run: Run, tmp_path: Path) -> None:
     text = f"stages: {{bad: {{about: x, run: data prepare {tmp_path} --size 3, makes: {tmp_path}/y}}}}"
     outcome = run("reproduce", "all", "--file", stages_file(tmp_path, text))
@@ -93,6 +111,18 @@ def test_our_own_stages() -> None:
         ours.needed(["none"])
     for stage in ours.stages.values():
         words = stage.run.split()
-        assert words[0] in {"data", "train", "prune", "forecast", "allocate", "evaluate", "ablate", "judge", "study"}
+        commands = {
+            "data",
+            "train",
+            "prune",
+            "forecast",
+            "allocate",
+            "evaluate",
+            "ablate",
+            "judge",
+            "study",
+            "calibrate",
+        }
+        assert words[0] in commands
         for word in words:
             assert not word.startswith("configs/") or (ROOT / word).is_file(), word

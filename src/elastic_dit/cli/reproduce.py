@@ -42,7 +42,7 @@ def reproduce(
         if not stage.done:
             run_stage(name, stage, processes)
     chosen = {name: stages.stages[name] for name in names}
-    records = [(stage.about, RunRecord.read(stage.makes)) for stage in chosen.values() if stage.makes.suffix == ".json"]
+    records = [(stage.about, RunRecord.read(stage.makes)) for stage in chosen.values() if stage.recorded]
     shown = [(title, record) for title, record in records if record.kind in KINDS]
     if shown:
         write_bytes(page, results_page(shown).encode())

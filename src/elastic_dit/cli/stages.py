@@ -34,6 +34,11 @@ class Stage(BaseModel):
         """Whether there is nothing to do."""
         return self.makes.exists()
 
+    @property
+    def recorded(self) -> bool:
+        """Whether what it makes is a RunRecord: adapters and calibrations are JSON files, too."""
+        return f"--json {self.makes}" in self.run
+
 
 class Stages(BaseModel):
     """All stages of a file, in an order in which they can run."""
