@@ -84,7 +84,8 @@ def calibrate(
     measured = [measure(plain.turned(1 - limits[1] if limits else 0.0))]
     dials = _budget_dials(*limits) if limits else _tau_dials(elastic.trace.array("keep_prob"), own.tau)
     guided = [plain._replace(max_guidance_reuse=1)] if len(elastic.trace.branches) > 1 else []
-    todo = [reuse.turned(dial) for reuse in dict.fromkeys([plain, *guided, own]) for dial in dials]
+    cached = [own] if own.max_reuse else []
+    todo = [reuse.turned(dial) for reuse in dict.fromkeys([plain, *guided, *cached]) for dial in dials]
     measured += [measure(setting) for setting in todo if setting != measured[0].setting]
     result = Calibration(
         command=command,
