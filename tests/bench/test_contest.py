@@ -167,6 +167,15 @@ def test_an_adapter_at_another_threshold(pipe: Any, folder: Path, tmp_path: Path
     assert ours.cost(high).flops_share < ours.cost(low).flops_share
 
 
+def test_what_has_no_routers_has_no_dial(pipe: Any, tmp_path: Path) -> None:
+    converted = str(save_converted(tmp_path / "dydit", convert(copy.deepcopy(pipe.transformer), {"method": "dydit"})))
+    fixed = str(elasticize(pipe, ElasticConfig.of(route=(1.0, 0.0, 1.0))).save(tmp_path / "fixed"))
+    restore(pipe)
+    for asked in (f"{converted}@tau=0.6", f"{fixed}@tau=0.6", f"{fixed}@K=2"):
+        with pytest.raises(ConfigError, match="no routers"):
+            list_rows([asked], [0.5])
+
+
 def test_a_conversion_is_an_entry(pipe: Any, tmp_path: Path) -> None:
     converted = convert(copy.deepcopy(pipe.transformer), {"method": "dense2moe", "group": 2, "keep": 1})
     folder = str(save_converted(tmp_path / "moe", converted))

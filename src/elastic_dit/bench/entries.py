@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from glob import glob
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from elastic_dit.baselines import baselines
 from elastic_dit.bench.race import DENSE
 from elastic_dit.checkpoint import read
+from elastic_dit.config import ElasticConfig
 from elastic_dit.conversions import is_converted
+from elastic_dit.conversions.base import ROUTES
 from elastic_dit.errors import ConfigError
 
 ASKED: dict[str, tuple[str, type]] = {
@@ -81,7 +84,8 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     takes so many steps, in `@tau=` and a number has that threshold.
 
     Raises:
-        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`.
+        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K or a tau
+            for what has no routers.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
@@ -90,7 +94,12 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         folders = sorted(glob(adapter)) if "*" in adapter else [adapter]  # noqa: PTH207  Path's takes no absolute pattern
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
-        ranges = {folder: _range(folder) for folder in folders}
+        configs = {folder: _config(folder) for folder in folders}
+        turned = sorted({"tau", "max_reuse"} & own.keys())
+        for folder, config in configs.items():
+            if turned and (config is None or config.route is not None):
+                raise ConfigError(f"{asked} asks for another {turned[0]}; {folder} has no routers that it would change")
+        ranges = {folder: config.budget_range if config else None for folder, config in configs.items()}
         limits = ranges[folders[0]]
         if odd := [folder for folder, own in ranges.items() if own != limits]:
             raise ConfigError(f"{odd[0]} has budget_range {ranges[odd[0]]}, {folders[0]} has {limits}: no one recipe")
@@ -106,9 +115,12 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     return rows
 
 
-def _range(folder: str) -> tuple[float, float] | None:
-    """The budgets that an adapter's routers know, if it is not one alone."""
-    return None if is_converted(folder) else read(folder).config.budget_range
+def _config(folder: str) -> ElasticConfig | None:
+    """An adapter's, or that of the routes in a converted transformer; None where there are none."""
+    if not is_converted(folder):
+        return read(folder).config
+    routes = Path(folder) / ROUTES
+    return read(routes).config if routes.is_dir() else None
 
 
 def _at(adapter: str) -> tuple[str, dict[str, Any]]:

@@ -52,7 +52,8 @@ def calibrate(
 
     Writes calibration.json into the adapter's folder. With it `elastic.speedup = 1.8` and
     `elastic-dit generate --speedup 1.8` find their setting. The prompts run as one batch, of the size that you
-    will use: the speed-up depends on it.
+    will use: the speed-up depends on it. Where there is guidance, half of the late steps take that of the step before
+    on one curve of the table.
     """
     with needs_extra("calibrate", "report"):
         import torch

@@ -130,9 +130,16 @@ class DyDiT(Converted):
         """Choose all heads and channel groups of this forward by the timestep's embedding (B, D)."""
         logits = self.transformer.conversion.width(F.silu(temb.float()))
         gates = gumbel_sigmoid(logits, self.noisy, self.generator)  # (B, all H)
-        sliced = self.slicing and not self.transformer.training and bool((gates == gates[:1]).all())
-        for width, mask in zip(self.widths, gates.split([width.count for width in self.widths], dim=-1), strict=True):
-            width.set(torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=-1), sliced)
+        counts = [width.count for width in self.widths]
+        masks = [torch.cat([torch.ones_like(own[:, :1]), own[:, 1:]], dim=-1) for own in gates.split(counts, dim=-1)]
+        on: list[bool] = []
+        if self.slicing and not self.transformer.training:
+            alike = (gates == gates[:1]).all().unsqueeze(0)
+            same, *on = torch.cat([alike, *(mask[0].bool() for mask in masks)]).tolist()  # one wait for all widths
+            on = on if same else []
+        for width, mask in zip(self.widths, masks, strict=True):
+            width.set(mask, on[: width.count] if on else None)
+            on = on[width.count :]
 
     @property
     def noisy(self) -> bool:

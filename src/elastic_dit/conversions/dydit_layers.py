@@ -46,10 +46,13 @@ class Width:
         self.kept: Tensor | None = None
         """Where the rest is not computed: the channels that are, in order."""
 
-    def set(self, mask: Tensor, sliced: bool) -> None:
-        """Take the mask (B, H), all rows alike if `sliced`."""
-        self.of_batch = mask
-        self.kept = self.spread()[0, 0].nonzero().squeeze(-1) if sliced else None
+    def set(self, mask: Tensor, on: list[bool] | None) -> None:
+        """Take the mask (B, H); where all rows are alike, also for the host: which heads or groups are on."""
+        self.of_batch, self.kept = mask, None
+        if on is not None:
+            size = self.channels // self.count
+            groups = torch.tensor([index for index, one in enumerate(on) if one])
+            self.kept = (groups.unsqueeze(-1) * size + torch.arange(size)).flatten().to(mask.device)
 
     @property
     def mask(self) -> Tensor:

@@ -72,7 +72,7 @@ class Trainee:
         if config.flow.distillation:
             self._teacher = copy.deepcopy(self.transformer).requires_grad_(False)
         if config.conversion is not None:
-            return self._convert(config.conversion, [inputs for inputs, _ in batches])
+            self._convert(config.conversion, [inputs for inputs, _ in batches])
         if config.adapter is not None:
             self.elastic = load(self.pipeline, config.adapter)
             if config.elastic is not None:
@@ -88,7 +88,8 @@ class Trainee:
         if config.adapter is None and config.elastic is not None:
             self.elastic = elasticize(self.pipeline, config.elastic)
             self.elastic.stack.to(device)
-            if config.importance_batches and config.elastic.init == "full_capacity":
+            ordered = self.converted is not None or config.elastic.init != "full_capacity"
+            if config.importance_batches and not ordered:
                 order_channels(self.elastic, (inputs for inputs, _ in batches))
         if self.elastic is not None and config.elastic is not None and self.elastic.config.init_schedule:
             imitate(self.elastic, batches)
@@ -103,7 +104,7 @@ class Trainee:
                 site.block.requires_grad_(False)
         return TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
 
-    def _convert(self, values: dict[str, Any], batches: Sequence[dict[str, Any]]) -> TrainableModel:
+    def _convert(self, values: dict[str, Any], batches: Sequence[dict[str, Any]]) -> None:
         """Another method's transformer, which starts from the same order of MLP channels."""
         if not batches:
             raise ConfigError("a conversion counts its FLOPs on training batches: importance_batches must not be 0")
@@ -114,13 +115,6 @@ class Trainee:
         self.converted.price(dense, batches[0])
         if self._teacher is not None:
             self.converted.follow(self._teacher)
-        if self.config.elastic is None:
-            return TrainableModel(self.transformer, None)
-        self.elastic = elasticize(self.transformer, self.config.elastic)
-        self.elastic.stack.to(self.transformer.device)
-        self.elastic.mean.window = self.config.gradient_accumulation_steps
-        self.elastic.train_mode(gradient_checkpointing=False)
-        return TrainableModel(self.transformer, self.elastic.stack)
 
     @property
     def routed(self) -> bool:
