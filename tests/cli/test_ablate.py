@@ -4,6 +4,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from elastic_dit.cli.recipes import Recipes
 from elastic_dit.records import RunRecord
 from emoji import save_pair
 from shell import Run, assert_refused
@@ -62,6 +63,16 @@ def test_every_recipe_has_every_seed_once(run: Run, recipes: Path, tmp_path: Pat
     ]
     assert f"{noisy['excess_by_run'][0]:.4f}" in (tmp_path / "a.md").read_text()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recipe_goes_on_from_its_own_seed() -> None:
+    first = {"about": "first"}
+    then = {"about": "then", "set": {"adapter": "runs/first-{seed}/adapter", "steps": 3}}
+    recipes = Recipes.model_validate(
+        {"about": "Two", "base": "a.yaml", "output": "runs", "recipes": {"first": first, "then": then}}
+    )
+    assert str(recipes.folder("first", 2)) in recipes.stage("then", 2).run
+    assert "{seed}" not in recipes.stage("then", 2).run
 
 
 def test_bad_input(run: Run, recipes: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     about: str
     """What it does otherwise, in a few words."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """What it changes, by key: `elastic.decision_noise: 0.5`."""
+    """What it changes, by key: `elastic.decision_noise: 0.5`. `{seed}` in a value is the run's seed."""
 
 
 class Recipes(BaseModel):
@@ -69,7 +69,10 @@ class Recipes(BaseModel):
         changes = {"seed": seed} | self.set | self.recipes[name].set
         words = ["train", str(self.base), "--output", str(self.folder(name, seed))]
         for key, value in changes.items():
-            words += ["--set", f"{key}={json.dumps(value)}"]  # JSON is YAML
+            own = (
+                value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+            )  # where an earlier recipe ended
+            words += ["--set", f"{key}={json.dumps(own)}"]  # JSON is YAML
         made = "conversion.json" if changes.get("conversion") else "elastic_config.json"
         folder = self.folder(name, seed) / "adapter"
         return Stage(about=self.recipes[name].about, run=shlex.join(words), makes=folder / made)
