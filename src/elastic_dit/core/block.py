@@ -33,6 +33,12 @@ class Decision(NamedTuple):
     store: list[bool]
     """Store the residual where the block runs: a later step may want it."""
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all samples go the same way, and it neither comes from a stored residual nor stores one."""
+        alike = self.keep.count(self.keep[0]) == len(self.keep) and self.width.count(self.width[0]) == len(self.width)
+        return alike and True not in self.reuse and True not in self.store
+
 
 def pack(output: RouterOutput) -> Tensor:
     """What a decision is made of, as one tensor (B, 1 + S): p and the width logits."""

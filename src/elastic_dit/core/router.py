@@ -144,15 +144,27 @@ class BudgetDial(nn.Module):
         self.width_slopes.copy_(torch.tensor([_softplus_of(slope) / GAIN for slope in widths]))
 
     def forward(self, output: RouterOutput, budget: Tensor) -> RouterOutput:
-        """The logits at a budget (B,): those of the full budget, less slope times what is missing to it."""
-        missing = 1 - budget.float()  # (B,)
-        steps = F.softplus(GAIN * self.width_slopes)
-        # from each width to the next wider one a step down: the narrowest gains most, the full width nothing
-        gains = F.pad(steps.flip(0).cumsum(0).flip(0), (0, 1))  # (S,)
-        return RouterOutput(
-            output.gate_logit - missing * F.softplus(GAIN * self.gate_slope),
-            output.width_logits + missing.unsqueeze(-1) * gains,
-        )
+        """The logits at a budget (B,)."""
+        return turn(output, budget, self.gate_slope, self.width_slopes)
+
+
+def turn(output: RouterOutput, budget: Tensor, gate_slope: Tensor, width_slopes: Tensor) -> RouterOutput:
+    """The logits at a budget: those of the full budget, less slope times what is missing to it.
+
+    Args:
+        output: of one block, (B,) and (B, S), or of L blocks, (L, B) and (L, B, S).
+        budget: (B,).
+        gate_slope: of the block's dial, (), or (L, 1).
+        width_slopes: likewise, (S - 1,), or (L, 1, S - 1).
+    """
+    missing = 1 - budget.float()  # (B,)
+    steps = F.softplus(GAIN * width_slopes)
+    # from each width to the next wider one a step down: the narrowest gains most, the full width nothing
+    gains = F.pad(steps.flip(-1).cumsum(-1).flip(-1), (0, 1))  # (S,), or (L, 1, S)
+    return RouterOutput(
+        output.gate_logit - missing * F.softplus(GAIN * gate_slope),
+        output.width_logits + missing.unsqueeze(-1) * gains,
+    )
 
 
 def _softplus_of(value: float) -> float:
@@ -239,10 +251,10 @@ class RouterStack(nn.Module):
             output = RouterOutput(linears("gate_head", pooled).squeeze(-1), linears("width_head", pooled))
             if routers[0].dial is None:
                 return output
-            turned = [
-                cast(BudgetDial, r.dial)(RouterOutput(*o), budget) for r, *o in zip(routers, *output, strict=True)
-            ]
-            return RouterOutput(*map(torch.stack, zip(*turned, strict=True)))
+            assert budget is not None
+            dials = [cast(BudgetDial, router.dial) for router in routers]
+            gate_slopes = torch.stack([dial.gate_slope for dial in dials]).unsqueeze(1)  # (L, 1)
+            return turn(output, budget, gate_slopes, torch.stack([dial.width_slopes for dial in dials]).unsqueeze(1))
 
 
 def pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:

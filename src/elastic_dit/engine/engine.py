@@ -23,7 +23,7 @@ from elastic_dit.engine.hooks import BlockHook, RootHook
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.run import Branch, Run, enter
-from elastic_dit.engine.site import HOOK, BlockCall, Site, unhook
+from elastic_dit.engine.site import HOOK, BlockCall, Site, set_route, unhook
 from elastic_dit.engine.trace import Taken, Trace
 
 
@@ -46,10 +46,14 @@ class Engine:
         self.routed_plan = False
         self.trace = Trace()
         self.seconds = 0.0
+        self._rows = 0
+        """Of the current forward's batch."""
         self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
         self._compiled = False
         self._routes = False
         """Whether the routers run in the current forward."""
+        self._route: list[Decision] | None = None
+        """The decisions of all blocks in the current forward, where they were known before it and are uniform."""
         self._spent: list[list[float]] = []
         """FLOPs of each of its blocks so far, by sample."""
         self.generator: torch.Generator | None = None
@@ -108,7 +112,9 @@ class Engine:
         if self._compiled:  # with mode="reduce-overhead": the last forward's CUDA graphs may be written over
             torch.compiler.cudagraph_mark_step_begin()
         image: Tensor = arguments[IMAGE]
+        self._rows = len(image)
         self.routers.to(image.device)
+        self.costs.begin(arguments, self.sites)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
             self.routed = []
@@ -142,6 +148,9 @@ class Engine:
         """A forward ran, and may be what others follow from."""
         if not self.training:
             assert self._run is not None and self._branch is not None
+            if self._route is not None:
+                for site, decision in zip(self.sites, self._route, strict=True):
+                    self._record(site, decision, None)
             forecasts.remember(self.config, self._run, self._branch, self._sigma, velocity)
 
     @property
@@ -159,7 +168,9 @@ class Engine:
             dialled = self.config.budget_range is not None and self._routes and self.plan is None
             if self._branch is not None and self._spent and dialled:
                 self._branch.unspent = self._settled()
-            self._branch = None
+            if self._route is not None:
+                set_route(self.sites, [1.0] * len(self.sites))
+            self._branch = self._route = None
             self.routers.forget()
 
     def _settled(self) -> list[float]:
@@ -171,10 +182,13 @@ class Engine:
         spent = [sum(block[row] for block in self._spent) / dense for row in range(batch)]
         return [old + budget - own for old, budget, own in zip(before, told, spent, strict=True)]
 
-    def block(self, site: Site, call: BlockCall) -> Any:
+    def block(self, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One block: Algorithm 1, or its differentiable form in training."""
         if self._branch is None:  # called by hand, outside a forward of the transformer
-            return site.forward(**call.arguments)
+            return site.forward(*args, **kwargs)
+        if self._route is not None:
+            return site.run_uniform(self._route[site.index], args, kwargs)
+        call = site.call(args, kwargs)
         cost = self.costs.of(site, call)
         if self.training:
             return call.output(self._train(site, call, cost))
@@ -191,7 +205,7 @@ class Engine:
         if site.index not in banks:
             banks[site.index] = FeatureBank(self.config.max_reuse, self.config.max_age, self._run.memory)
         out, taken = run_block(call.x, call.run, decision, banks[site.index], step)
-        self._record(site, call, taken, cost)
+        self._record(site, taken, call)
         return call.output(out)
 
     def routing(self) -> Routing:
@@ -221,17 +235,38 @@ class Engine:
             run = partial(checkpoint, run, use_reentrant=False)
         return run(call.x)
 
-    def _record(self, site: Site, call: BlockCall, taken: Decision, cost: BlockCost) -> None:
+    def _record(self, site: Site, taken: Decision, call: BlockCall | None) -> None:
+        """Note what a block did; `call` is None where its router read no tokens."""
         assert self._run is not None and self._branch is not None
         routing = self.routers.flops(site, call) if self._routes else 0.0
-        decided = zip(taken.keep, taken.width, strict=True)
-        self._spent.append([routing + (cost.at(width) if keep else 0.0) for keep, width in decided])
-        for row in range(call.batch):
-            ran = taken.keep[row] and not taken.reuse[row]
-            width = taken.width[row] if ran else 0.0
-            flops = routing + (cost.at(width) if ran else 0.0)
-            entry = Taken(taken.keep_prob[row], taken.keep[row], taken.reuse[row], width, flops, cost.dense)
-            self.trace.add((self._run.step, site.index, self._branch.name, row), entry)
+        cost, step, branch = self.costs.last[site.index], self._run.step, self._branch.name
+        spent: list[float] = []
+        for row, (keep, reuse, wanted, keep_prob, _) in enumerate(zip(*taken, strict=True)):
+            width = wanted if keep and not reuse else 0.0
+            spent.append(routing + (cost.at(wanted) if keep else 0.0))
+            flops = routing + (cost.at(width) if width else 0.0)
+            self.trace.add((step, site.index, branch, row), Taken(keep_prob, keep, reuse, width, flops, cost.dense))
+        self._spent.append(spent)
+
+    def _ahead(self) -> list[Decision] | None:
+        """The decisions of all blocks in the forward that has begun, where blocks need not ask one by one.
+
+        That is where a plan or routers of the timestep say them, they are uniform and the blocks' costs are known.
+        """
+        assert self._run is not None
+        config, step = self.config, self._run.step
+        if len(self.costs.last) < len(self.sites):
+            return None
+        if self.plan is not None and not self._routes:
+            decisions = [self.plan.decision(step, site.index, self._rows) for site in self.sites]
+        elif self.plan is None and config.router_input == "timestep" and config.allocate_at is None:
+            decisions = self.routers.decide_all(self._rows, step)
+            if config.max_reuse == 0:
+                nothing = [False] * self._rows
+                decisions = [decision._replace(reuse=nothing, store=nothing) for decision in decisions]
+        else:
+            return None
+        return decisions if all(decision.uniform for decision in decisions) else None
 
     def _capture_timestep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """Show the routers the timestep embedding, and give the backbone one that knows the budget."""
@@ -240,6 +275,9 @@ class Engine:
         temb: Tensor = output[0] if isinstance(output, tuple) else output
         if self._routes:
             self.routers.see(temb)
+        if not self.training and (route := self._ahead()) is not None:
+            self._route = route
+            set_route(self.sites, [decision.width[0] for decision in route])
         if self.routers.stack.embedding is None:
             return None
         told = self.routers.tell(temb)

@@ -63,4 +63,4 @@ class BlockHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Hand the call to the engine."""
-        return self.engine.block(self.site, self.site.call(args, kwargs))
+        return self.engine.block(self.site, args, kwargs)

@@ -36,7 +36,7 @@ class Routers:
         self._allocated: Tensor | None = None
         """The budget of each row of this forward, where it was shared out."""
         self._condition: Tensor | None = None
-        self._ahead: Tensor | None = None
+        self._ahead: list[Decision] | None = None
         self._flops: dict[int, float] = {}
         """Of one router, by the tokens that it reads."""
         self._call: Callable[..., RouterOutput] = _call
@@ -112,16 +112,22 @@ class Routers:
         return self.budget.repeat(batch // len(self.budget))
 
     def decide(self, site: Site, call: BlockCall, step: int) -> Decision:
-        """What the router wants, in one host synchronisation; it serves all blocks where no router reads tokens."""
+        """What a block's router wants, in one host synchronisation."""
+        if self.config.router_input == "timestep":
+            return self.decide_all(call.batch, step)[site.index]
+        return self._decide(pack(self.route(site, call)), step)
+
+    def decide_all(self, batch: int, step: int) -> list[Decision]:
+        """What all routers want, where none reads tokens: in one host synchronisation for the whole forward."""
+        if self._ahead is None:
+            packed = pack(self._without_tokens(batch)).cpu()  # (L, B, 1 + S)
+            self._ahead = [self._decide(block, step) for block in packed]
+        return self._ahead
+
+    def _decide(self, packed: Tensor, step: int) -> Decision:
         config = self.config
         delta = config.delta if step >= config.reuse_from_step else -1.0
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
-        if config.router_input == "timestep":
-            if self._ahead is None:
-                self._ahead = pack(self._without_tokens(call)).cpu()  # (L, B, 1 + S)
-            packed = self._ahead[site.index]
-        else:
-            packed = pack(self.route(site, call))
         return decide(packed, config.tau, delta, near, config.width_ratios)
 
     def route(self, site: Site, call: BlockCall) -> RouterOutput:
@@ -147,21 +153,23 @@ class Routers:
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
 
-    def _without_tokens(self, call: BlockCall) -> RouterOutput:
+    def _without_tokens(self, batch: int) -> RouterOutput:
         """`route` of all blocks at once, (L, B) and (L, B, S)."""
         assert self._condition is not None
-        budget = None if self.config.budget_range is None else self.budgets(call.batch)
-        output = self.stack.without_tokens(self._condition[: call.batch], budget)
+        budget = None if self.config.budget_range is None else self.budgets(batch)
+        output = self.stack.without_tokens(self._condition[:batch], budget)
         for site in self.sites:
             if site.always_open:
                 output.gate_logit[site.index] = ALWAYS_OPEN_LOGIT
         return output
 
-    def flops(self, site: Site, call: BlockCall) -> float:
-        """Of a block's router, for one sample."""
-        text = self._text(site, call)
-        image = 0 if self.config.router_input == "timestep" else call.image.shape[1]
-        tokens = image + (0 if text is None else text.shape[1])
+    def flops(self, site: Site, call: BlockCall | None) -> float:
+        """Of a block's router, for one sample; `call` may be None where no router reads tokens."""
+        tokens = 0
+        if self.config.router_input != "timestep":
+            assert call is not None
+            text = self._text(site, call)
+            tokens = call.image.shape[1] + (0 if text is None else text.shape[1])
         if tokens not in self._flops:  # all routers are alike
             router = self.stack.routers[site.index]
             assert isinstance(router, Router)

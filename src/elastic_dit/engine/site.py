@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elastic_dit.backbones.base import IMAGE, MLP, BlockList
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.block import Rows
+from elastic_dit.core.block import Decision, Rows
 from elastic_dit.core.cache import Streams
 from elastic_dit.core.eager import eager
 from elastic_dit.core.width import channels
@@ -82,6 +82,9 @@ class Site:
             ratios: one a row, ascending.
             mixed: whether rows may differ.
         """
+        self._set_widths(ratios, mixed)
+
+    def _set_widths(self, ratios: Sequence[float], mixed: bool) -> None:
         if self._widths == (widths := (list(ratios), mixed)):
             return
         self._widths = widths
@@ -105,6 +108,13 @@ class Site:
         if self.compiled is None:
             return self.forward(**arguments)
         return self.compiled(arguments, any_rows)
+
+    def run_uniform(self, decision: Decision, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The block as all samples want it, once `set_route` has said how wide."""
+        if decision.keep[0] and self.compiled is None:
+            return self.forward(*args, **kwargs)
+        call = self.call(args, kwargs)
+        return call.output(call.run(call.x, None, decision.width) if decision.keep[0] else call.x)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "BlockCall":
         """One call of the block, its arguments by name."""
@@ -155,6 +165,13 @@ class BlockCall:
         finally:
             ROWS.reset(before)
         return out if isinstance(out, tuple) else (out,)
+
+
+@eager
+def set_route(sites: Sequence[Site], route: Sequence[float]) -> None:
+    """How wide the MLPs of all blocks run in the calls that follow; to say it block by block takes longer."""
+    for site, width in zip(sites, route, strict=True):
+        site._set_widths([width], mixed=False)
 
 
 def hidden_size(block: nn.Module, mlp: MLP) -> int:
