@@ -264,13 +264,13 @@ class ElasticModel:
                 routers. None takes over the transformer's own setting, which would record each decision twice.
         """
         if gradient_checkpointing is None:
-            gradient_checkpointing = self._engine.gradient_checkpointing or getattr(
+            gradient_checkpointing = self._engine.learning.gradient_checkpointing or getattr(
                 self.transformer, "gradient_checkpointing", False
             )
         if getattr(self.transformer, "gradient_checkpointing", False):
             self.transformer.disable_gradient_checkpointing()
         self.weights.watch(self.transformer)
-        self._engine.gradient_checkpointing = bool(gradient_checkpointing)
+        self._engine.learning.gradient_checkpointing = bool(gradient_checkpointing)
         self._engine.training = True
         self.reset()
 
@@ -286,7 +286,7 @@ class ElasticModel:
             generator: where it comes from; None: torch's own.
             enabled: whether there is any.
         """
-        self._engine.generator, self._engine.noisy = generator, enabled
+        self._engine.learning.generator, self._engine.learning.noisy = generator, enabled
 
     def losses(self, ramp: float = 1.0) -> BudgetLoss:
         """lambda * L_eff (Eq. 17) of the last forward in train mode: add `.total` to the quality loss.
@@ -297,15 +297,15 @@ class ElasticModel:
         Raises:
             ConfigError: there was no forward in train mode.
         """
-        if not self._engine.routed:
+        if not self._engine.learning.routed:
             raise ConfigError("no losses yet: call train_mode(), run a forward, then losses(); a fixed route has none")
-        routing = self._engine.routing()
+        routing = self._engine.learning.routing()
         budgets = None if self.config.budget_range is None else self._engine.routers.budgets(len(routing.keep_prob))
         return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp, budgets)
 
     def routing_logs(self) -> dict[str, float]:
         """What the routers did in the last forward in train mode: open rate, mean width, share of FLOPs..."""
-        return routing_logs(self._engine.routing(), self.config, self.stack.ratios)
+        return routing_logs(self._engine.learning.routing(), self.config, self.stack.ratios)
 
     # Saving
 

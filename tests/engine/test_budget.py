@@ -110,7 +110,7 @@ def test_noise_moves_the_route_and_not_what_the_budget_counts(routed_flux: TinyE
         elastic.config.decision_noise = noise
         elastic.seed_noise(torch.Generator().manual_seed(1))
         out = routed_flux.transformer(**inputs, return_dict=False)[0]
-        p, q, _, _ = elastic._engine.routed[0]
+        p, q, _, _ = elastic._engine.learning.routed[0]
         found.append((out.detach(), p.detach(), q.detach()))
     elastic.seed_noise(torch.Generator().manual_seed(1), enabled=False)
     silent = routed_flux.transformer(**inputs, return_dict=False)[0].detach()

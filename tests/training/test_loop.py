@@ -157,7 +157,7 @@ def test_routers_settle(elastic_values: dict[str, Any]):
     noisy, routers, backbone = [], [], []
     for _ in range(4):
         trainer._train_step(batches)
-        noisy.append(model._engine.noisy)
+        noisy.append(model._engine.learning.noisy)
         routers.append([p.detach().clone() for p in model.stack.parameters()])
         backbone.append(block.detach().clone())
     assert noisy == [True, True, False, False]

@@ -1,25 +1,20 @@
 """The engine behind the hooks: one forward at a time, one block at a time."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.block import Decision, run_block, train_block
-from elastic_dit.core.cache import FeatureBank, Streams
-from elastic_dit.core.cost import BlockCost
-from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.objective import Routing
-from elastic_dit.core.router import RouterStack, with_noise
-from elastic_dit.core.width import width_probabilities
+from elastic_dit.core.block import Decision, run_block
+from elastic_dit.core.cache import FeatureBank
+from elastic_dit.core.router import RouterStack
 from elastic_dit.engine import forecasts
 from elastic_dit.engine.costs import Costs
 from elastic_dit.engine.hooks import BlockHook, RootHook
+from elastic_dit.engine.learning import Learning
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.run import Branch, Run, enter
@@ -38,9 +33,9 @@ class Engine:
         for index in config.always_open:
             self.sites[index].always_open = True
         self.routers = Routers(transformer, backbone, config, stack, self.sites)
+        self.learning = Learning(config, self.routers)
         self.costs = Costs()
         self.training = False
-        self.gradient_checkpointing = False
         self.plan = self.own_plan = None if config.route is None else Plan.static(config.route)
         """What runs in place of the routers' decisions, and what does where nobody forces anything."""
         self.routed_plan = False
@@ -48,7 +43,6 @@ class Engine:
         self.seconds = 0.0
         self._rows = 0
         """Of the current forward's batch."""
-        self.routed: list[tuple[Tensor, Tensor, BlockCost, float]] = []
         self._compiled = False
         self._routes = False
         """Whether the routers run in the current forward."""
@@ -56,10 +50,6 @@ class Engine:
         """The decisions of all blocks in the current forward, where they were known before it and are uniform."""
         self._spent: list[list[float]] = []
         """FLOPs of each of its blocks so far, by sample."""
-        self.generator: torch.Generator | None = None
-        """Of the noise on decisions in training; on the CPU."""
-        self.noisy = True
-        """Whether training has the noise that the config says."""
         self._run: Run | None = None
         self._branch: Branch | None = None
         self._handles: list[Any] = []
@@ -117,7 +107,7 @@ class Engine:
         self.costs.begin(arguments, self.sites)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
-            self.routed = []
+            self.learning.routed = []
             self._run, self._branch, self.routers.unspent = None, Branch("training", None, 0), []
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
@@ -191,7 +181,7 @@ class Engine:
         call = site.call(args, kwargs)
         cost = self.costs.of(site, call)
         if self.training:
-            return call.output(self._train(site, call, cost))
+            return call.output(self.learning.run(site, call, cost))
 
         assert self._run is not None
         step = self._run.step
@@ -207,33 +197,6 @@ class Engine:
         out, taken = run_block(call.x, call.run, decision, banks[site.index], step)
         self._record(site, taken, call)
         return call.output(out)
-
-    def routing(self) -> Routing:
-        """What the routers said in the last training forward."""
-        p, q, costs, routers = zip(*self.routed, strict=True)
-        fixed = torch.tensor([cost.fixed for cost in costs], device=p[0].device)
-        mlp = torch.tensor([cost.mlp for cost in costs], device=p[0].device)
-        share = sum(routers) / sum(cost.dense for cost in costs)
-        return Routing(torch.stack(p, dim=1), torch.stack(q, dim=1), fixed, mlp, share)
-
-    def _train(self, site: Site, call: BlockCall, cost: BlockCost) -> Streams:
-        """One block, differentiable: masked by its router, or as a fixed route has it."""
-        config = self.config
-        if config.route is None:
-            output = self.routers.route(site, call)
-            decided = keep_probability(output.gate_logit), width_probabilities(output.width_logits)
-            self.routed.append((*decided, cost, self.routers.flops(site, call)))  # the budget is on what inference does
-            if config.decision_noise and self.noisy and torch.is_grad_enabled():
-                output = with_noise(output, config.decision_noise, self.generator)
-            run = partial(train_block, block=call.run_masked, output=output, tau=config.tau)
-        elif width := config.route[site.index]:
-            call.any_rows = False
-            run = partial(call.run, rows=None, ratios=[width] * call.batch)
-        else:
-            return call.x
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            run = partial(checkpoint, run, use_reentrant=False)
-        return run(call.x)
 
     def _record(self, site: Site, taken: Decision, call: BlockCall | None) -> None:
         """Note what a block did; `call` is None where its router read no tokens."""
