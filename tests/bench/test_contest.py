@@ -237,6 +237,9 @@ def test_several_trainings_are_one_row(pipe: Any, folder: Path, tmp_path: Path) 
     beside = record.results["beside_dense"][0]
     assert beside["overall"] == pytest.approx(0.375 - 1)
     assert beside["overall_interval"] == pytest.approx((0.25 - 1, 0.5 - 1))  # of the two runs: all images are alike
+    assert beside["kernel"] == pytest.approx((0.375 + 1) / 2 - 1)
+    low, high = beside["kernel_interval"]
+    assert low < beside["kernel"] < high
     again = run_contest(ours, rows, cast(Any, Marks(prompts)))  # its first mark would be another one
     assert json.dumps(again.results["rows"]) == json.dumps(record.results["rows"])
     other = Marks(prompts)
@@ -263,7 +266,7 @@ class Marks:
         tags = {f"scene_eval_{tag}": [self.mark] * 2 for tag in TAGS}
         results = {"scene_eval": dict.fromkeys(TAGS, self.mark), "overall": self.mark, "overall_interval": (0.0, 1.0)}
         results |= {"retrieval": {"R@1": 0.0, "R@5": 0.0}, "frechet": 1.0, "kernel": 1.0, "kernel_error": 0.1}
-        return Scored(results, tags | {"rank": [0] * len(images)})
+        return Scored(results, tags | {"rank": [0] * len(images), "kernel_of_halves": [self.mark, 1.0]})
 
 
 def test_wishes(pipe: Any, tmp_path: Path) -> None:

@@ -14,18 +14,22 @@ from elastic_dit.evaluation.image_features import (
     CaptionRegression,
     EfficientNetLite0,
     caption_ranks,
-    distance,
     features_of,
+    frechet_distance,
+    kernel_distances,
+    kernel_error,
 )
 
 
 def test_the_distance_grows_with_a_shift() -> None:
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(200, FEATURES, generator=generator)
-    shifts = [distance(torch.randn(200, FEATURES, generator=generator) + shift, real) for shift in (0.0, 0.1, 0.3)]
-    assert shifts[0].kernel == pytest.approx(0, abs=4 * shifts[0].kernel_error)
-    assert shifts[0].kernel < shifts[1].kernel < shifts[2].kernel
-    assert shifts[0].frechet < shifts[1].frechet < shifts[2].frechet
+    shifted = [torch.randn(200, FEATURES, generator=generator) + shift for shift in (0.0, 0.1, 0.3)]
+    none, some, much = (kernel_distances(features, real) for features in shifted)
+    assert none.mean() == pytest.approx(0, abs=4 * none.std())
+    assert none.mean() < some.mean() < much.mean()
+    frechet = [frechet_distance(features, real) for features in shifted]
+    assert frechet == sorted(frechet)
 
 
 def test_the_error_is_that_of_repeated_samples() -> None:
@@ -35,9 +39,18 @@ def test_the_error_is_that_of_repeated_samples() -> None:
     def sample() -> torch.Tensor:
         return torch.randn(100, 1, generator=generator).repeat(1, FEATURES)
 
-    found = [distance(sample(), sample()) for _ in range(20)]
-    spread = np.std([one.kernel for one in found])
-    assert 0.5 < np.mean([one.kernel_error for one in found]) / spread < 2
+    found = np.stack([kernel_distances(sample(), sample()) for _ in range(20)])
+    spread = found.mean(axis=1).std()
+    assert 0.5 < np.mean([kernel_error(halves[None]) for halves in found]) / spread < 2
+    assert kernel_error(found) > spread / np.sqrt(20)  # runs that differ say so
+
+
+def test_halves_of_the_same_prompts_are_halved_alike() -> None:
+    """What a little noise on the same images changes is known far better than either distance."""
+    generator = torch.Generator().manual_seed(0)
+    real, images = (torch.randn(100, 1, generator=generator).repeat(1, FEATURES) for _ in range(2))
+    one, other = (kernel_distances(some, real) for some in (images, images + 0.01))
+    assert kernel_error((one - other)[None]) < 0.2 * kernel_error(one[None])
 
 
 def test_the_regression_finds_a_linear_map(tmp_path: Path) -> None:

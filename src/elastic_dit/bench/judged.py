@@ -16,8 +16,8 @@ from elastic_dit.evaluation.flow_loss import EQUAL
 from elastic_dit.evaluation.judge import Judge, Scored, difference, together
 from elastic_dit.records import Environment, RunRecord
 
-SCORES = "scores.json"
-"""Beside an entry's images."""
+SCORES, SCORED = "scores.json", 2
+"""Beside an entry's images; the number goes up when there is something new to be said of them."""
 
 
 def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: str = "") -> RunRecord:
@@ -67,7 +67,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
 def _scored(contest: Contest, run: Entry, judge: Judge, dense: Sequence[Image.Image] | None) -> Scored:
     """An entry's scores; what this judge has said of these images is read again."""
     images = contest.images(run)
-    hashed = hashlib.sha256(judge.digest.encode())
+    hashed = hashlib.sha256(f"{judge.digest} {SCORED}".encode())
     for image in (*images, *(dense or ())):
         hashed.update(image.tobytes())
     file = contest.folder_of(run) / SCORES

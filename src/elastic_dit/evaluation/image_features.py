@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,16 +30,6 @@ BATCH = 32
 HALVES = 200
 """Random halves that the kernel distance is computed on."""
 RIDGE = (1e1, 1e2, 1e3, 1e4, 1e5)
-
-
-class Distance(NamedTuple):
-    """Between two sets of images."""
-
-    frechet: float
-    kernel: float
-    """Times 1000."""
-    kernel_error: float
-    """Standard error of it, times 1000."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -73,28 +63,42 @@ def features_of(
     return torch.cat(parts)
 
 
-def distance(features: Tensor, real: Tensor) -> Distance:
-    """FD and KD between generated and real images, each (N, E).
-
-    KD is computed on random halves of both; the deviation over halves drawn without replacement is the standard
-    error of the whole sample's value.
-    """
+def frechet_distance(features: Tensor, real: Tensor) -> float:
+    """FD between generated and real images, each (N, E)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
 
     class Ready(nn.Identity):
         num_features = FEATURES
 
-    frechet = FrechetInceptionDistance(feature=Ready())
+    metric = FrechetInceptionDistance(feature=Ready())
+    metric.update(real, real=True)
+    metric.update(features, real=False)
+    return float(metric.compute())
+
+
+def kernel_distances(features: Tensor, real: Tensor) -> Array:
+    """KD, times 1000, between random halves of generated and of real images, each (N, E): (HALVES,).
+
+    The mean over halves is the distance, and since they are drawn without replacement their deviation is the standard
+    error of the whole sample's. Two sets of images for the same prompts are halved alike, so that of the difference
+    of two such arrays that of the difference.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
     size = min(len(features), len(real)) // 2
-    kernel = KernelInceptionDistance(feature=Ready(), subsets=HALVES, subset_size=size)
-    for metric in (frechet, kernel):
-        metric.update(real, real=True)
-        metric.update(features, real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the halves
-        mean, deviation = kernel.compute()
-    return Distance(float(frechet.compute()), 1000 * float(mean), 1000 * float(deviation))
+    generator = torch.Generator().manual_seed(0)
+
+    def half(some: Tensor) -> Tensor:
+        return some[torch.randperm(len(some), generator=generator)[:size]]
+
+    return np.array([1000 * float(poly_mmd(half(real), half(features))) for _ in range(HALVES)])
+
+
+def kernel_error(halves: Array) -> float:
+    """Standard error of the mean of R runs' `kernel_distances`, (R, HALVES): for the images and for so few runs."""
+    runs = len(halves)
+    between = halves.mean(axis=1).var(ddof=1) / runs if runs > 1 else 0.0
+    return float(np.sqrt(halves.mean(axis=0).var() + between))
 
 
 @dataclass(frozen=True)

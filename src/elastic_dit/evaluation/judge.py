@@ -19,8 +19,10 @@ from elastic_dit.evaluation.image_features import (
     CaptionRegression,
     EfficientNetLite0,
     caption_ranks,
-    distance,
     features_of,
+    frechet_distance,
+    kernel_distances,
+    kernel_error,
 )
 from elastic_dit.evaluation.images import ENDLESS
 from elastic_dit.evaluation.judge_data import Pictures
@@ -33,6 +35,7 @@ from elastic_dit.training.data.scenes import TAGS
 DETECTOR, REGRESSION = "detector.safetensors", "retrieval.safetensors"
 """Files of a judge's folder."""
 RECALLS = (1, 5)
+KERNEL = "kernel_of_halves"
 BATCH, WORDS = 256, 32
 """Texts at a time, and the most tokens of one."""
 ByTask = Mapping[str, Sequence[float] | Array]
@@ -43,7 +46,7 @@ class Scored(NamedTuple):
 
     results: dict[str, Any]
     samples: dict[str, list[float]]
-    """By name: a value for each image, in the order of the prompts; SceneEval's by task."""
+    """By name: a value for each image, in the order of the prompts; SceneEval's by task, KD's for each half of them."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,11 @@ class Judge:
             "overall_interval": overall_interval(by_task),
             "retrieval": {f"R@{k}": float((ranks < k).mean()) for k in RECALLS},
         }
-        results |= distance(features, self.real)._asdict()
-        samples = {f"scene_eval_{tag}": list(values) for tag, values in by_task.items()} | {"rank": ranks.tolist()}
+        halves = kernel_distances(features, self.real)
+        results |= {"frechet": frechet_distance(features, self.real), "kernel": float(halves.mean())}
+        results |= {"kernel_error": kernel_error(halves[None])}
+        samples = {f"scene_eval_{tag}": list(values) for tag, values in by_task.items()}
+        samples |= {"rank": ranks.tolist(), KERNEL: halves.tolist()}
         if dense is not None:
             close = [fidelity(*pair) for pair in zip(images, dense, strict=True)]
             samples["psnr_db"] = [ENDLESS if one.psnr is None else one.psnr for one in close]
@@ -130,9 +136,10 @@ class Judge:
 
 
 def together(scored: Sequence[Scored]) -> dict[str, Any]:
-    """The mean of all results over R runs of one recipe; SceneEval's interval is over runs and images."""
+    """The mean of all results over R runs of one recipe; intervals and errors are over runs and images."""
     means = _mean([one.results for one in scored])
-    return means | {"overall_interval": overall_interval(_tasks(scored))}
+    errors = {"overall_interval": overall_interval(_tasks(scored)), "kernel_error": kernel_error(_halves(scored))}
+    return means | errors
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -169,7 +176,7 @@ def overall_interval(by_task: ByTask, seed: int = 0) -> tuple[float, float]:
 
 
 def difference(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Any]:
-    """SceneEval and R@5 of the first less the second's, image by image, with 95% intervals.
+    """SceneEval, R@5 and KD of the first less the second's, image by image or half by half, with 95% intervals.
 
     Args:
         one: its runs.
@@ -181,17 +188,26 @@ def difference(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Any]
     apart = {tag: mine - theirs[tag] for tag, mine in _tasks(one).items()}
     hits = [np.array([scored.samples["rank"] for scored in some]) < RECALLS[-1] for some in (one, other)]  # (R, N)
     recall = hits[0].astype(float) - hits[1]
+    halves = _halves(one) - _halves(other)
+    kernel, reach = float(halves.mean()), 1.96 * kernel_error(halves)
     return {
         "overall": overall(apart),
         "overall_interval": overall_interval(apart),
         "recall": float(recall.mean()),
         "recall_interval": two_level_interval(recall),
+        "kernel": kernel,
+        "kernel_interval": (kernel - reach, kernel + reach),
     }
 
 
 def _tasks(scored: Sequence[Scored]) -> dict[str, Array]:
     """SceneEval's values by task, (R, N)."""
     return {tag: np.array([one.samples[f"scene_eval_{tag}"] for one in scored]) for tag in TAGS}
+
+
+def _halves(scored: Sequence[Scored]) -> Array:
+    """The kernel distances of all halves, (R, HALVES)."""
+    return np.array([one.samples[KERNEL] for one in scored])
 
 
 def sentence_vectors(texts: Sequence[str]) -> Tensor:

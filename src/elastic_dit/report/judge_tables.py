@@ -99,14 +99,15 @@ def _differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> 
             names[pair["second"]],
             _signed(pair["overall"], pair["overall_interval"]),
             _signed(pair["recall"], pair["recall_interval"]),
+            _signed(pair["kernel"] / 100, [end / 100 for end in pair["kernel_interval"]]) if "kernel" in pair else NONE,
         )
         for pair in pairs
     ]
     note = (
-        "First less second, run by run and image by image, in points, with the 95% interval: above 0 the first is "
-        "better."
+        "First less second, run by run and image by image, with the 95% interval. SceneEval and R@5 in points: above 0 "
+        "the first is better. KD over the same halves of the prompts: below 0 it is."
     )
-    return [Table(title, ("first", "second", "SceneEval", "R@5"), cells, note)]
+    return [Table(title, ("first", "second", "SceneEval", "R@5", "KD"), cells, note)]
 
 
 def _known(row: dict[str, Any]) -> list[tuple[str, str]]:
