@@ -93,21 +93,24 @@ def _differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> 
     if not pairs:
         return []
     names = [row_name(row) for row in record.results["rows"]]
+    kernels = "kernel" in pairs[0]  # records from before it was compared have none
     cells = [
         (
             names[pair["first"]],
             names[pair["second"]],
-            _signed(pair["overall"], pair["overall_interval"]),
-            _signed(pair["recall"], pair["recall_interval"]),
-            _signed(pair["kernel"] / 100, [end / 100 for end in pair["kernel_interval"]]) if "kernel" in pair else NONE,
+            _signed(pair["overall"], pair["overall_interval"], 100),
+            _signed(pair["recall"], pair["recall_interval"], 100),
+            *([_signed(pair["kernel"], pair["kernel_interval"])] if kernels else []),
         )
         for pair in pairs
     ]
     note = (
         "First less second, run by run and image by image, with the 95% interval. SceneEval and R@5 in points: above 0 "
-        "the first is better. KD over the same halves of the prompts: below 0 it is."
+        "the first is better."
     )
-    return [Table(title, ("first", "second", "SceneEval", "R@5", "KD"), cells, note)]
+    if kernels:
+        note += " KD over the same halves of the prompts: below 0 it is."
+    return [Table(title, ("first", "second", "SceneEval", "R@5", *(["KD"] if kernels else [])), cells, note)]
 
 
 def _known(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -119,5 +122,5 @@ def _overall(row: dict[str, Any]) -> str:
     return f"{100 * row['overall']:.1f} ± {50 * (high - low):.1f}%"
 
 
-def _signed(value: float, interval: list[float]) -> str:
-    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
+def _signed(value: float, interval: list[float], scale: float = 1) -> str:
+    return f"{scale * value:+.1f} ({scale * interval[0]:+.1f} to {scale * interval[1]:+.1f})"
