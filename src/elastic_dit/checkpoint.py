@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from elastic_dit.calibration import CALIBRATION_NAME, Calibration
 from elastic_dit.config import CONFIG_NAME, ElasticConfig, explain
-from elastic_dit.core.router import RouterStack
+from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.errors import CheckpointError
 from elastic_dit.files import replaced_folder
 

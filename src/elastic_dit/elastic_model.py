@@ -13,7 +13,7 @@ from elastic_dit.calibration import Calibration, Setting
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.cost import BlockCost
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
-from elastic_dit.core.router import RouterStack
+from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.engine import Engine
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.site import Site

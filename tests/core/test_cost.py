@@ -7,7 +7,7 @@ from torch import nn
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.cost import BlockCost, compute_share, count_flops, fake_mode, measure_block, router_flops
-from elastic_dit.core.router import RouterStack
+from elastic_dit.core.router_stack import RouterStack
 
 
 def test_a_block_cost_is_affine_in_width() -> None:

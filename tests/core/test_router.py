@@ -7,7 +7,8 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.router import Router, RouterOutput, RouterStack, masked_mean, with_noise
+from elastic_dit.core.router import Router, RouterOutput, masked_mean, with_noise
+from elastic_dit.core.router_stack import RouterStack
 from reference import router_logits
 
 B, T, D, C, BLOCKS = 3, 5, 8, 12, 2

@@ -5,7 +5,7 @@ B batch, T tokens, D model width, R router hidden width, C condition width, S nu
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._triton import has_triton_package
 
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.allocation import Allocator
-from elastic_dit.core.budget_embedding import BudgetEmbedding
+from elastic_dit.core.budget_dial import BEYOND, SOONEST, BudgetDial
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -55,7 +54,7 @@ class Router(nn.Module):
 
         Args:
             hidden_states: the block's input x, (B, T, D); None: x = 0, which leaves delta(t) alone in Eq. 4.
-            condition: what gamma(t), delta(t) are read from, (B, C); see `TimestepCondition`.
+            condition: what gamma(t), delta(t) are read from, (B, C); see `router_stack.TimestepCondition`.
             mask: (B, T), true where a token counts in the mean; None counts all.
             budget: (B,), where the router was made for a range of budgets.
         """
@@ -69,7 +68,7 @@ class Router(nn.Module):
                 weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
                 pooled = pool(hidden_states, weight, shift, mask, self.activation)  # (B, R)
             output = RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
-            return output if self.dial is None else self.dial(output, budget)
+            return output if self.dial is None else RouterOutput(*self.dial(*output, budget))
 
     def _init_full_capacity(self, config: ElasticConfig) -> None:
         """Section 3.3: at the start every block is open at full width (Table 5)."""
@@ -118,60 +117,6 @@ class Router(nn.Module):
         self.dial.start_at(gate / closes, [apart / missing for missing in narrows])
 
 
-SOONEST, BEYOND = 1e-3, 2.0
-"""How much of a budget may be missing where a change comes: not nothing, and out of reach, though it may be learned."""
-
-GAIN = 10.0
-"""How many times the optimiser's step a slope moves: alone it must travel several logits, which weights do together."""
-
-
-class BudgetDial(nn.Module):
-    """What a budget below 1 adds to the logits of one block; beyond the paper.
-
-    Monotone by construction: for the same input, a block that is open at some budget is open at every larger one,
-    and its MLP no narrower. Each block learns how much.
-    """
-
-    def __init__(self, widths: int) -> None:
-        super().__init__()
-        self.gate_slope = nn.Parameter(torch.zeros(()))
-        self.width_slopes = nn.Parameter(torch.zeros(widths - 1))
-
-    @torch.no_grad()
-    def start_at(self, gate: float, widths: Sequence[float]) -> None:
-        """Begin with these slopes: of the gate, and of each width against the next wider one (S - 1); all above 0."""
-        self.gate_slope.fill_(_softplus_of(gate) / GAIN)
-        self.width_slopes.copy_(torch.tensor([_softplus_of(slope) / GAIN for slope in widths]))
-
-    def forward(self, output: RouterOutput, budget: Tensor) -> RouterOutput:
-        """The logits at a budget (B,)."""
-        return turn(output, budget, self.gate_slope, self.width_slopes)
-
-
-def turn(output: RouterOutput, budget: Tensor, gate_slope: Tensor, width_slopes: Tensor) -> RouterOutput:
-    """The logits at a budget: those of the full budget, less slope times what is missing to it.
-
-    Args:
-        output: of one block, (B,) and (B, S), or of L blocks, (L, B) and (L, B, S).
-        budget: (B,).
-        gate_slope: of the block's dial, (), or (L, 1).
-        width_slopes: likewise, (S - 1,), or (L, 1, S - 1).
-    """
-    missing = 1 - budget.float()  # (B,)
-    steps = F.softplus(GAIN * width_slopes)
-    # from each width to the next wider one a step down: the narrowest gains most, the full width nothing
-    gains = F.pad(steps.flip(-1).cumsum(-1).flip(-1), (0, 1))  # (S,), or (L, 1, S)
-    return RouterOutput(
-        output.gate_logit - missing * F.softplus(GAIN * gate_slope),
-        output.width_logits + missing.unsqueeze(-1) * gains,
-    )
-
-
-def _softplus_of(value: float) -> float:
-    """x for which softplus(x) is `value`."""
-    return value + math.log(-math.expm1(-value))
-
-
 def with_noise(output: RouterOutput, scale: float, generator: torch.Generator | None) -> RouterOutput:
     """The logits with noise under which a decision is a draw: Gumbel-max for widths, its difference for the gate.
 
@@ -182,79 +127,6 @@ def with_noise(output: RouterOutput, scale: float, generator: torch.Generator | 
     uniform = torch.rand(len(gate), 2 + widths.shape[-1], generator=generator).to(gate)  # (B, 2 + S)
     gumbel = -(-uniform.clamp(1e-6, 1 - 1e-6).log()).log()
     return RouterOutput(gate + scale * (gumbel[:, 0] - gumbel[:, 1]), widths + scale * gumbel[:, 2:])
-
-
-class TimestepCondition(nn.Module):
-    """The input of every router's gamma(t), delta(t) (Eq. 4), from the backbone's own timestep embedding.
-
-    SiLU, as in adaLN; then, unless `modulation` is "full", one projection to a low rank shared by all
-    blocks: a full D -> 2D map per block would cost Qwen-Image 1.1 B parameters.
-    """
-
-    def __init__(self, config: ElasticConfig, temb_dim: int) -> None:
-        super().__init__()
-        low_rank = config.modulation == "low_rank"
-        self.trunk = nn.Linear(temb_dim, config.modulation_rank) if low_rank else nn.Identity()
-        self.dim = config.modulation_rank if low_rank else temb_dim
-
-    def forward(self, temb: Tensor) -> Tensor:
-        """(B, temb_dim) to (B, C), float32; a timestep embedding per token (B, T, temb_dim) is averaged."""
-        with torch.autocast(temb.device.type, enabled=False):
-            temb = temb.float() if temb.ndim == 2 else temb.float().mean(dim=1)
-            return self.trunk(F.silu(temb))
-
-
-class RouterStack(nn.Module):
-    """All routers of a backbone, one a block in running order, and what they share; empty under a fixed route."""
-
-    def __init__(self, config: ElasticConfig, dim: int, temb_dim: int, blocks: int) -> None:
-        super().__init__()
-        condition = TimestepCondition(config, temb_dim)
-        routed = config.route is None
-        self.condition = condition if routed else None
-        self.routers = nn.ModuleList(Router(config, dim, condition.dim) for _ in range(blocks if routed else 0))
-        for router, width in zip(self.routers, config.init_route or (), strict=False):
-            assert isinstance(router, Router)
-            router.start_at(width, config)
-        for index, router in enumerate(self.routers if config.init_path else ()):
-            assert isinstance(router, Router)
-            router.start_along(
-                [(share, width) for share, block, width in config.init_path or () if block == index], config
-            )
-        self.embedding = BudgetEmbedding(temb_dim) if config.budget_embedding else None
-        self.allocator = Allocator(dim, config.budget_range) if config.budget_range and config.allocate_at else None
-        self.ratios: Tensor
-        self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
-
-    def without_tokens(self, condition: Tensor, budget: Tensor | None = None) -> RouterOutput:
-        """What all L routers say where x = 0 in Eq. 4, logits (L, B) and (L, B, S).
-
-        Each has so little to do then that calling them one by one would take most of the time.
-
-        Args:
-            condition: as in `Router.forward`, (B, C).
-            budget: likewise, (B,).
-        """
-        routers = [cast(Router, router) for router in self.routers]
-        activation = ACTIVATIONS[routers[0].activation]
-
-        def linears(name: str, x: Tensor) -> Tensor:
-            """One linear layer of every router, (L, B, in) to (L, B, out)."""
-            layers = [cast(nn.Linear, getattr(router, name)) for router in routers]
-            bias = torch.stack([layer.bias for layer in layers]).unsqueeze(1)
-            return torch.baddbmm(bias, x, torch.stack([layer.weight for layer in layers]).mT)
-
-        with torch.autocast(condition.device.type, enabled=False):
-            # these weights are no small ones: not stacked
-            delta = torch.stack([router.modulation(condition) for router in routers]).chunk(2, dim=-1)[1]  # (L, B, D)
-            pooled = activation(linears("proj", delta))  # (L, B, R)
-            output = RouterOutput(linears("gate_head", pooled).squeeze(-1), linears("width_head", pooled))
-            if routers[0].dial is None:
-                return output
-            assert budget is not None
-            dials = [cast(BudgetDial, router.dial) for router in routers]
-            gate_slopes = torch.stack([dial.gate_slope for dial in dials]).unsqueeze(1)  # (L, 1)
-            return turn(output, budget, gate_slopes, torch.stack([dial.width_slopes for dial in dials]).unsqueeze(1))
 
 
 def pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:

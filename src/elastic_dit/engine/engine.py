@@ -10,7 +10,7 @@ from elastic_dit.backbones.base import IMAGE, TEXT, Backbone
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, run_block
 from elastic_dit.core.cache import FeatureBank
-from elastic_dit.core.router import RouterStack
+from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine import forecasts
 from elastic_dit.engine.costs import Costs
 from elastic_dit.engine.hooks import BlockHook, RootHook

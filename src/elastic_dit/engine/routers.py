@@ -13,7 +13,8 @@ from elastic_dit.backbones.base import TEXT, Backbone
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide, pack
 from elastic_dit.core.cost import router_flops
-from elastic_dit.core.router import Router, RouterOutput, RouterStack, mean_over_ranks
+from elastic_dit.core.router import Router, RouterOutput, mean_over_ranks
+from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.site import BlockCall, Site
 from elastic_dit.errors import ConfigError
 
