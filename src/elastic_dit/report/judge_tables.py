@@ -1,5 +1,6 @@
 """What `elastic-dit judge` measured, as tables."""
 
+import re
 from typing import Any
 
 from elastic_dit.records import RunRecord
@@ -82,7 +83,7 @@ def row_name(row: dict[str, Any]) -> str:
         return entry["name"]
     runs = len(row.get("runs", ()))
     if runs > 1:
-        return f"{model_name(entry['name']).removesuffix('*').rstrip('-_')} ({runs} runs)"
+        return f"{re.sub(r'[-_]*[*]', '', model_name(entry['name']))} ({runs} runs)"
     return model_name(entry["adapter"]) + entry["name"].removeprefix(entry["adapter"])
 
 
