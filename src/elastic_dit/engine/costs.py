@@ -25,7 +25,7 @@ class Costs:
 
     def begin(self, arguments: dict[str, Any], sites: Sequence[Site]) -> None:
         """A forward of the transformer starts; its inputs' shapes say those of its blocks'."""
-        shapes = (value.shape if isinstance(value, Tensor) else None for value in arguments.values())
+        shapes = ((name, value.shape) for name, value in arguments.items() if isinstance(value, Tensor))
         self.last = self._tables.setdefault((*shapes, *(site.signature for site in sites)), {})
 
     def of(self, site: Site, call: BlockCall) -> BlockCost:

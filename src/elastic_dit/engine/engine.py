@@ -41,8 +41,6 @@ class Engine:
         self.routed_plan = False
         self.trace = Trace()
         self.seconds = 0.0
-        self._rows = 0
-        """Of the current forward's batch."""
         self._compiled = False
         self._routes = False
         """Whether the routers run in the current forward."""
@@ -102,7 +100,6 @@ class Engine:
         if self._compiled:  # with mode="reduce-overhead": the last forward's CUDA graphs may be written over
             torch.compiler.cudagraph_mark_step_begin()
         image: Tensor = arguments[IMAGE]
-        self._rows = len(image)
         self.routers.to(image.device)
         self.costs.begin(arguments, self.sites)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
@@ -217,15 +214,15 @@ class Engine:
         That is where a plan or routers of the timestep say them, they are uniform and the blocks' costs are known.
         """
         assert self._run is not None
-        config, step = self.config, self._run.step
+        config, step, rows = self.config, self._run.step, self._run.shape[0]
         if len(self.costs.last) < len(self.sites):
             return None
         if self.plan is not None and not self._routes:
-            decisions = [self.plan.decision(step, site.index, self._rows) for site in self.sites]
+            decisions = [self.plan.decision(step, site.index, rows) for site in self.sites]
         elif self.plan is None and config.router_input == "timestep" and config.allocate_at is None:
-            decisions = self.routers.decide_all(self._rows, step)
+            decisions = self.routers.decide_all(rows, step)
             if config.max_reuse == 0:
-                nothing = [False] * self._rows
+                nothing = [False] * rows
                 decisions = [decision._replace(reuse=nothing, store=nothing) for decision in decisions]
         else:
             return None

@@ -36,6 +36,7 @@ DETECTOR, REGRESSION = "detector.safetensors", "retrieval.safetensors"
 """Files of a judge's folder."""
 RECALLS = (1, 5)
 KERNEL = "kernel_of_halves"
+"""The samples that are no images."""
 BATCH, WORDS = 256, 32
 """Texts at a time, and the most tokens of one."""
 ByTask = Mapping[str, Sequence[float] | Array]
