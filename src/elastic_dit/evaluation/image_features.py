@@ -83,7 +83,7 @@ def kernel_distances(features: Tensor, real: Tensor) -> Array:
     error of the whole sample's. Two sets of images for the same prompts are halved alike, so that of the difference
     of two such arrays that of the difference.
     """
-    from torchmetrics.image.kid import poly_mmd
+    from torchmetrics.image.kid import poly_mmd  # the metric itself tells no more than mean and deviation
 
     size = min(len(features), len(real)) // 2
     generator = torch.Generator().manual_seed(0)
