@@ -81,7 +81,7 @@ def _qwen_inputs(transformer: Any, batch: int, tokens: int, text: int) -> dict[s
     return {
         "hidden_states": draw(batch, side * side, transformer.config.in_channels),
         "encoder_hidden_states": draw(batch, text, transformer.config.joint_attention_dim),
-        "encoder_hidden_states_mask": torch.ones(batch, text, dtype=torch.bool, device=transformer.device),
+        "encoder_hidden_states_mask": None,  # as its pipeline passes on a mask that covers nothing
         "img_shapes": [[(1, side, side)]] * batch,
     }
 
