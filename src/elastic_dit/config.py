@@ -22,6 +22,9 @@ class ElasticConfig(BaseModel):
     router_input: Literal["image", "joint", "timestep"] = "image"
     """Tokens the router averages over: the image's, or image and text together. `timestep`: none, but the backbone's
     timestep embedding all the same, in which FLUX also has the pooled text."""
+    decide_ahead: bool = False
+    """Whether a block's router reads the input of the block before it (the first one its own). What it says is then on
+    the host before the block is due, and a GPU need not wait for it. Not in the paper."""
     router_activation: Literal["relu", "gelu", "silu"] = "relu"
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"
@@ -140,6 +143,12 @@ class ElasticConfig(BaseModel):
             raise ValueError(f"default_budget must lie in budget_range {self.budget_range}, got {self.default_budget}")
         if self.budget != "compute":
             raise ValueError(f'budget_range needs budget = "compute", got {self.budget!r}')
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_read_ahead(self) -> "ElasticConfig":
+        if self.decide_ahead and self.router_input == "timestep":
+            raise ValueError("decide_ahead is about tokens; routers of the timestep read none, and all decide ahead")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_dit.core.block import Decision, Rows, decide, pack, run_block, train_block
+from elastic_dit.core.block import Decision, Rows, decide, run_block, train_block
 from elastic_dit.core.cache import FeatureBank, Streams
 from elastic_dit.core.router import RouterOutput
 
@@ -124,7 +124,9 @@ def test_all_rows_reused_at_once() -> None:
 def test_pack_and_decide() -> None:
     p = torch.tensor([0.2, 0.5, 0.55, 0.9])
     output = RouterOutput(torch.logit(p.double()).float(), torch.eye(4)[[0, 3, 1, 2]])
-    result = decide(pack(output), tau=0.4, delta=0.2, near=0.55, ratios=RATIOS)
+    result = decide(
+        output.gate_logit.sigmoid().tolist(), output.width_logits.tolist(), tau=0.4, delta=0.2, near=0.55, ratios=RATIOS
+    )
     assert result.keep == [False, True, True, True]
     assert result.reuse == [False, True, True, False]
     assert result.width == [0.25, 1.0, 0.5, 0.75]

@@ -22,9 +22,9 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def exact(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+def exact(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
     """`plain_pool` in float64."""
-    x = F.layer_norm(x.double(), x.shape[-1:], eps=1e-6)
+    x = F.layer_norm(x.double(), x.shape[-1:], eps=1e-6) * (1 + gamma.double()).unsqueeze(1)
     h = ACTIVATIONS[activation](x @ weight.double().mT + shift.double().unsqueeze(1))
     return masked_mean(h, mask)
 
@@ -34,10 +34,12 @@ def assert_exact(x: Tensor, hidden: int, mask: Tensor | None, activation: str, a
     from elastic_dit.core.fused_router import fused_pool
 
     batch, _, dim = x.shape
-    weight, shift = torch.randn(batch, hidden, dim).to(x.device) / dim**0.5, torch.randn(batch, hidden).to(x.device)
-    pooled = fused_pool(x, weight, shift, mask, activation)
+    shapes = (batch, dim), (hidden, dim), (batch, hidden)
+    gamma, weight, shift = (torch.randn(shape).to(x.device) for shape in shapes)
+    read = (x, gamma / 4, weight / dim**0.5, shift, mask, activation)
+    pooled = fused_pool(*read)
     assert pooled.dtype == torch.float32
-    torch.testing.assert_close(pooled.double(), exact(x, weight, shift, mask, activation), rtol=0, atol=atol)
+    torch.testing.assert_close(pooled.double(), exact(*read), rtol=0, atol=atol)
 
 
 def interpret() -> None:
@@ -111,9 +113,16 @@ def test_the_kernel_compiles_without_a_gpu(
 
     sizes = blocks(hidden)
     constants = {"activation": "gelu", "x_d": 1} | {name: sizes[name] for name in ("BT", "BD", "BR")}
-    pointers = {"x": f"*{dtype}", "weight": "*fp32", "shift": "*fp32", "partial": "*fp32", "mask": "*i1"}
+    pointers = {
+        "x": f"*{dtype}",
+        "gamma": "*fp32",
+        "weight": "*fp32",
+        "shift": "*fp32",
+        "partial": "*fp32",
+        "mask": "*i1",
+    }
     types = dict.fromkeys(pool_tile.arg_names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
-    aligned = ("x", "weight", "shift", "partial", "D", "x_b", "x_t")
+    aligned = ("x", "gamma", "weight", "shift", "partial", "D", "x_b", "x_t")
     attributes = {(pool_tile.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(pool_tile, types, constants, attributes)
     options = {"num_warps": sizes["num_warps"]}
@@ -151,13 +160,13 @@ def test_fused_is_plain_on_a_gpu(dtype: torch.dtype, activation: str) -> None:
 def test_on_a_cpu_the_plain_form_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router_module, "has_triton_package", lambda: True)
     monkeypatch.setitem(sys.modules, "elastic_dit.core.fused_router", None)  # to import it is an error
-    x, weight, shift = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6)
+    x, gamma, weight, shift = torch.randn(2, 5, 8), torch.randn(2, 8), torch.randn(6, 8), torch.randn(2, 6)
     with torch.no_grad():
         assert not fuses(x)
         router = Router(ElasticConfig.of(init="random"), 8, 4)
         assert router(x, torch.randn(2, 4)).gate_logit.isfinite().all()
-        pooled = router_module.pool(x, weight, shift, None, "relu")
-    assert torch.equal(pooled, plain_pool(x, weight, shift, None, "relu"))
+        pooled = router_module.pool(x, gamma, weight, shift, None, "relu")
+    assert torch.equal(pooled, plain_pool(x, gamma, weight, shift, None, "relu"))
 
 
 def test_the_kernel_runs_where_nobody_looks_at_operators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.gating import keep_probability
+from elastic_dit.core.ready_routers import ReadyRouters, logits
 from elastic_dit.core.router import Router, RouterOutput, masked_mean, with_noise
 from elastic_dit.core.router_stack import RouterStack
 from reference import router_logits
@@ -43,17 +44,21 @@ def test_without_tokens_it_is_the_router_of_a_token_that_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"modulation": "full"}, {"budget_range": (0.2, 1.0)}])
-def test_all_routers_without_tokens_at_once(changes: dict[str, Any]) -> None:
+def test_all_routers_at_once_say_what_each_says(changes: dict[str, Any]) -> None:
     stack = stack_of(**changes)
     budget = torch.rand(B) if changes.get("budget_range") else None
     for router in stack.routers if budget is not None else ():
         torch.nn.init.normal_(router.dial.width_slopes)
-    condition = stack.condition(torch.randn(B, C))
-    together = stack.without_tokens(condition, budget)
+    condition, x, mask = stack.condition(torch.randn(B, C)), torch.randn(B, T, D), torch.rand(B, T) > 0.5
+    ready = ReadyRouters.of(stack, condition, budget)
+    blind = ready.without_tokens()
+    assert not blind.requires_grad
     for index, router in enumerate(stack.routers):
-        alone = router(None, condition, None, budget)
-        torch.testing.assert_close(together.gate_logit[index], alone.gate_logit)
-        torch.testing.assert_close(together.width_logits[index], alone.width_logits)
+        said = logits(x, mask, ready.block(index), "relu")
+        for tokens, packed in (((x, condition, mask), said), ((None, condition, None), blind[index])):
+            alone = router(*tokens, budget)
+            torch.testing.assert_close(packed[:, 0], alone.gate_logit)
+            torch.testing.assert_close(packed[:, 1:], alone.width_logits)
 
 
 def test_full_capacity_start() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from elastic_dit import Plan
+from elastic_dit.engine.routers import OnItsWay
 from tiny import Tiny, TinyElastic, mixed_config, run
 
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
@@ -35,8 +36,13 @@ def test_one_value_a_block_reaches_the_host(
     fresh_flux: TinyElastic, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[torch.Size] = []
-    tolist = Tensor.tolist
-    monkeypatch.setattr(Tensor, "tolist", lambda self: fetched.append(self.shape) or tolist(self))
+    wait = OnItsWay.wait
+
+    def waited(self: OnItsWay) -> Tensor:
+        fetched.append(wait(self).shape)
+        return wait(self)
+
+    monkeypatch.setattr(OnItsWay, "wait", waited)
     assert waits(fresh_flux, batch) == 0
     widths = len(fresh_flux.elastic.config.width_ratios)
     assert fetched == [torch.Size([batch, 1 + widths])] * fresh_flux.blocks * STEPS

@@ -5,7 +5,7 @@ the batch it runs on and how wide its MLP is are said at the call.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,30 +40,31 @@ class Decision(NamedTuple):
         return alike and True not in self.reuse and True not in self.store
 
 
-def pack(output: RouterOutput) -> Tensor:
-    """What a decision is made of, as one tensor (B, 1 + S): p and the width logits."""
-    return torch.cat([keep_probability(output.gate_logit).unsqueeze(-1), output.width_logits], dim=-1)
-
-
-def decide(packed: Tensor, tau: float, delta: float, near: float, ratios: Sequence[float]) -> Decision:
-    """Eq. 10, 12 and the band of Algorithm 1 for a whole batch, in one host synchronisation.
+def decide(
+    keep_prob: Sequence[float],
+    width_logits: Sequence[Sequence[float]],
+    tau: float,
+    delta: float,
+    near: float,
+    ratios: Sequence[float],
+) -> Decision:
+    """Eq. 10, 12 and the band of Algorithm 1 for a whole batch, from values on the host.
 
     Args:
-        packed: what `pack` made, (B, 1 + S).
+        keep_prob: p, of each of the B samples.
+        width_logits: u, likewise, S each.
         tau: the threshold.
         delta: width of the band above it in which residuals are reused.
         near: width of the wider band in which they are stored.
         ratios: the S widths.
     """
-    values = cast(list[list[float]], packed.tolist())  # pyright: ignore[reportUnknownMemberType]
-    p = [value[0] for value in values]
     return Decision(
-        keep=[is_open(one, tau) for one in p],
-        reuse=[in_band(one, tau, delta) for one in p],
+        keep=[is_open(p, tau) for p in keep_prob],
+        reuse=[in_band(p, tau, delta) for p in keep_prob],
         # argmax q is argmax u: softmax keeps the order
-        width=[ratios[logits.index(max(logits))] for _, *logits in values],
-        keep_prob=p,
-        store=[in_band(one, tau, near) for one in p],
+        width=[ratios[logits.index(max(logits))] for logits in width_logits],
+        keep_prob=list(keep_prob),
+        store=[in_band(p, tau, near) for p in keep_prob],
     )
 
 

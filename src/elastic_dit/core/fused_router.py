@@ -37,6 +37,7 @@ def _activate(h, activation: tl.constexpr):
 @triton.jit
 def pool_tile(
     x,
+    gamma,
     weight,
     shift,
     mask,
@@ -56,20 +57,23 @@ def pool_tile(
 ):
     """Eq. 4-5 for one tile of one sample's tokens, summed over them; `fused_pool` tells the shapes.
 
-    LayerNorm comes after the product, LN(x) w = (x w - mean(x) sum(w)) / std(x), so that x passes by once.
+    With w = (1 + gamma) W, LayerNorm comes after the product, LN(x) w = (x w - mean(x) sum(w)) / std(x), so that x
+    passes by once. Nothing is summed across threads before the last chunk has come: waiting would be most of the time.
     """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    t, r = tile * BT + tl.arange(0, BT), tl.arange(0, BR)
+    t, r, lane = tile * BT + tl.arange(0, BT), tl.arange(0, BR), tl.arange(0, BD)
     product = tl.zeros((BR, BT), tl.float32)  # x w
-    weight_sum = tl.zeros((BR,), tl.float32)
-    mean, squares = tl.zeros((BT,), tl.float32), tl.zeros((BT,), tl.float32)  # of the channels so far
+    weight_sum = tl.zeros((BR, BD), tl.float32)
+    # Welford's mean and squared deviations of the channels lane, lane + BD, lane + 2 BD ... of each token
+    mean, squares = tl.zeros((BD, BT), tl.float32), tl.zeros((BD, BT), tl.float32)
     for start in range(0, D, BD):
-        d = start + tl.arange(0, BD)
+        d = start + lane
         at = x + row * x_b + t.to(tl.int64)[None, :] * x_t + d.to(tl.int64)[:, None] * x_d
         tokens = tl.load(at, mask=(d < D)[:, None] & (t < T)[None, :], other=0.0)  # (BD, BT)
-        at = weight + row * R * D + r[:, None] * D + d[None, :]
+        at = weight + r[:, None] * D + d[None, :]
         w = tl.load(at, mask=(r < R)[:, None] & (d < D)[None, :], other=0.0)  # (BR, BD)
-        weight_sum += tl.sum(w, axis=1)
+        w *= 1 + tl.load(gamma + row * D + d, mask=d < D, other=0.0)[None, :]
+        weight_sum += w
         if tokens.dtype == tl.bfloat16:
             # Three bfloat16 hold a float32's 24 bits, their exponents are alike, and the products are exact in
             # float32: the accuracy of float32 from tensor cores, which would not be given float32 itself. They
@@ -81,22 +85,23 @@ def pool_tile(
             product += tl.dot(high, tokens, tl.dot(middle, tokens, tl.dot(low, tokens)))
         else:  # rare; and float16 has not the exponents for the parts of a small weight
             product = tl.dot(w, tokens.to(tl.float32), product, input_precision="ieee")
-        # Chan's merge of the chunk's mean and squared deviations with those before it: a sum of plain squares
-        # would cancel where the mean is large, and one around the first channel where that channel is huge.
-        values, count = tokens.to(tl.float32), tl.minimum(D - start, BD)
-        own = tl.sum(values, axis=0) / count  # (BT,)
-        deviation = tl.where((d < D)[:, None], values - own[None, :], 0.0)
-        apart, share = own - mean, count / (start + count)
-        squares += tl.sum(deviation * deviation, axis=0) + apart * apart * (start * share)
-        mean += apart * share
-    rstd = 1 / tl.sqrt(squares / D + 1e-6)  # LayerNorm's eps
+        values = tokens.to(tl.float32)
+        apart = tl.where((d < D)[:, None], values - mean, 0.0)
+        mean += apart * (1.0 / (start // BD + 1))
+        squares += apart * (values - mean)
+    count = ((D - lane + BD - 1) // BD).to(tl.float32)[:, None]  # channels of each lane
+    whole = tl.sum(mean * count, axis=0) / D  # (BT,)
+    apart = mean - whole[None, :]
+    rstd = 1 / tl.sqrt(tl.sum(squares + apart * apart * count, axis=0) / D + 1e-6)  # LayerNorm's eps
     delta = tl.load(shift + row * R + r, mask=r < R, other=0.0)
-    normed = (product - weight_sum[:, None] * mean[None, :]) * rstd[None, :]  # LN(x) w, (BR, BT)
+    normed = (product - tl.sum(weight_sum, axis=1)[:, None] * whole[None, :]) * rstd[None, :]  # LN(x) w, (BR, BT)
     h = _activate(normed + delta[:, None], activation)  # (BR, BT)
     counts = t < T
     if mask is not None:
         counts &= tl.load(mask + row * mask_b + t.to(tl.int64) * mask_t, mask=counts, other=0) != 0
     summed = tl.sum(tl.where(counts[None, :], h, 0.0), axis=1)  # (BR,)
+    if mask is None:
+        summed /= T
     tl.store(partial + (row * tl.num_programs(0) + tile) * R + r, summed, mask=r < R)
 
 
@@ -106,7 +111,7 @@ def blocks(hidden: int) -> dict[str, int]:
     return {"BT": BLOCK_T, "BD": max(16, min(64, 4096 // wide)), "BR": wide, "num_warps": 8}
 
 
-def fused_pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
     """`plain_pool` without gradients: Eq. 4-5 and the token mean of Eq. 6, to float32 accuracy.
 
     The same inputs give the same bits: each tile has its own partial sum, and none waits for another. As with any
@@ -114,7 +119,8 @@ def fused_pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, ac
 
     Args:
         x: hidden states (B, T, D), float32 or half precision, of any strides.
-        weight: (1 + gamma) W, (B, R, D), float32.
+        gamma: of Eq. 4, (B, D), float32.
+        weight: W, (R, D), float32.
         shift: delta W + b, (B, R), float32.
         mask: bool (B, T), true where a token counts; None counts all.
         activation: "relu", "gelu" or "silu".
@@ -123,14 +129,14 @@ def fused_pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, ac
         (B, R), float32.
     """
     batch, tokens, dim = x.shape
-    hidden = weight.shape[1]
+    hidden = len(weight)
     tiles = -(-tokens // BLOCK_T)
     partial = x.new_empty(batch, tiles, hidden, dtype=torch.float32)
     with torch.cuda.device_of(x):
         cast(Any, pool_tile)[tiles, batch](
-            x, weight.contiguous(), shift.contiguous(), mask, partial, tokens, dim, hidden, *x.stride(),
-            *((0, 0) if mask is None else mask.stride()),
+            x, gamma.contiguous(), weight.contiguous(), shift.contiguous(), mask, partial, tokens, dim, hidden,
+            *x.stride(), *((0, 0) if mask is None else mask.stride()),
             activation=activation, **blocks(hidden),
         )  # fmt: skip
     summed = partial.sum(dim=1)  # (B, R)
-    return summed / (tokens if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1))
+    return summed if mask is None else summed / mask.sum(dim=1, keepdim=True).clamp(min=1)

@@ -60,13 +60,8 @@ class Router(nn.Module):
         """
         with torch.autocast(condition.device.type, enabled=False):
             gamma, delta = self.modulation(condition.float()).chunk(2, dim=-1)  # (B, D)
-            shift = self.proj(delta)  # (B, R)
-            if hidden_states is None:
-                pooled = ACTIVATIONS[self.activation](shift)
-            else:
-                # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
-                weight = (1 + gamma).unsqueeze(1) * self.proj.weight  # (B, R, D)
-                pooled = pool(hidden_states, weight, shift, mask, self.activation)  # (B, R)
+            # Eq. 4 scales and shifts x, Eq. 5 projects it: the same on W and b leaves x alone
+            pooled = pool(hidden_states, gamma, self.proj.weight, self.proj(delta), mask, self.activation)  # (B, R)
             output = RouterOutput(self.gate_head(pooled).squeeze(-1), self.width_head(pooled))  # Eq. 6
             return output if self.dial is None else RouterOutput(*self.dial(*output, budget))
 
@@ -129,19 +124,33 @@ def with_noise(output: RouterOutput, scale: float, generator: torch.Generator | 
     return RouterOutput(gate + scale * (gumbel[:, 0] - gumbel[:, 1]), widths + scale * gumbel[:, 2:])
 
 
-def pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
-    """Eq. 4-5 and the token mean of Eq. 6, (B, T, D) to (B, R): in one kernel where that can be."""
+def pool(
+    x: Tensor | None, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str
+) -> Tensor:
+    """Eq. 4-5 and the token mean of Eq. 6, (B, T, D) to (B, R): in one kernel where that can be.
+
+    Args:
+        x: hidden states (B, T, D); None: x = 0.
+        gamma: of Eq. 4, (B, D).
+        weight: W, (R, D).
+        shift: delta W + b, (B, R).
+        mask: (B, T), true where a token counts in the mean; None counts all.
+        activation: a key of `ACTIVATIONS`.
+    """
+    if x is None:
+        return ACTIVATIONS[activation](shift)
     if fuses(x):
         from elastic_dit.core.fused_router import fused_pool
 
-        return fused_pool(x, weight, shift, mask, activation)
-    return plain_pool(x, weight, shift, mask, activation)
+        return fused_pool(x, gamma, weight, shift, mask, activation)
+    return plain_pool(x, gamma, weight, shift, mask, activation)
 
 
-def plain_pool(x: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
-    """Eq. 4-5 and the token mean of Eq. 6, for (1 + gamma) W (B, R, D) and delta W + b (B, R)."""
+def plain_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+    """`pool` by torch's operators."""
     x = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)  # (B, T, D)
-    h = ACTIVATIONS[activation](torch.baddbmm(shift.unsqueeze(1), x, weight.mT))  # (B, T, R)
+    scaled = (1 + gamma).unsqueeze(1) * weight  # (B, R, D)
+    h = ACTIVATIONS[activation](torch.baddbmm(shift.unsqueeze(1), x, scaled.mT))  # (B, T, R)
     return masked_mean(h, mask)  # (B, R): the mean and the heads commute
 
 
@@ -164,12 +173,10 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def mean_over_ranks(output: RouterOutput, group: dist.ProcessGroup) -> RouterOutput:
+def mean_over_ranks(logits: Tensor, group: dist.ProcessGroup) -> Tensor:
     """What one rank with all tokens would say, where each rank has an equal share of them: the heads are linear.
 
     Without it ranks would take different routes and wait for one another forever.
     """
-    logits = torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1)
     dist.all_reduce(logits, group=group)  # pyright: ignore[reportUnknownMemberType]
-    logits = logits / group.size()
-    return RouterOutput(logits[:, 0], logits[:, 1:])
+    return logits / group.size()

@@ -1,9 +1,7 @@
 """All routers of a backbone, and what they share: the condition of Eq. 4.
 
-B batch, L blocks, D model width, R router hidden width, C condition width, S number of widths.
+B batch, D model width, C condition width.
 """
-
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +9,8 @@ from torch import Tensor, nn
 
 from elastic_dit.config import ElasticConfig
 from elastic_dit.core.allocation import Allocator
-from elastic_dit.core.budget_dial import BudgetDial, turn
 from elastic_dit.core.budget_embedding import BudgetEmbedding
-from elastic_dit.core.router import ACTIVATIONS, Router, RouterOutput
+from elastic_dit.core.router import Router
 
 
 class TimestepCondition(nn.Module):
@@ -57,34 +54,3 @@ class RouterStack(nn.Module):
         self.allocator = Allocator(dim, config.budget_range) if config.budget_range and config.allocate_at else None
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)
-
-    def without_tokens(self, condition: Tensor, budget: Tensor | None = None) -> RouterOutput:
-        """What all L routers say where x = 0 in Eq. 4, logits (L, B) and (L, B, S).
-
-        Each has so little to do then that calling them one by one would take most of the time.
-
-        Args:
-            condition: as in `Router.forward`, (B, C).
-            budget: likewise, (B,).
-        """
-        routers = [cast(Router, router) for router in self.routers]
-        activation = ACTIVATIONS[routers[0].activation]
-
-        def linears(name: str, x: Tensor) -> Tensor:
-            """One linear layer of every router, (L, B, in) to (L, B, out)."""
-            layers = [cast(nn.Linear, getattr(router, name)) for router in routers]
-            bias = torch.stack([layer.bias for layer in layers]).unsqueeze(1)
-            return torch.baddbmm(bias, x, torch.stack([layer.weight for layer in layers]).mT)
-
-        with torch.autocast(condition.device.type, enabled=False):
-            # these weights are no small ones: not stacked
-            delta = torch.stack([router.modulation(condition) for router in routers]).chunk(2, dim=-1)[1]  # (L, B, D)
-            pooled = activation(linears("proj", delta))  # (L, B, R)
-            output = RouterOutput(linears("gate_head", pooled).squeeze(-1), linears("width_head", pooled))
-            if routers[0].dial is None:
-                return output
-            assert budget is not None
-            dials = [cast(BudgetDial, router.dial) for router in routers]
-            gate_slopes = torch.stack([dial.gate_slope for dial in dials]).unsqueeze(1)  # (L, 1)
-            width_slopes = torch.stack([dial.width_slopes for dial in dials]).unsqueeze(1)  # (L, 1, S - 1)
-            return RouterOutput(*turn(*output, budget, gate_slopes, width_slopes))

@@ -11,9 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from elastic_dit.backbones.base import TEXT, Backbone
 from elastic_dit.config import ElasticConfig
-from elastic_dit.core.block import Decision, decide, pack
+from elastic_dit.core.block import Decision, decide
 from elastic_dit.core.cost import router_flops
-from elastic_dit.core.router import Router, RouterOutput, mean_over_ranks
+from elastic_dit.core.gating import keep_probability
+from elastic_dit.core.ready_routers import ReadyRouters, logits
+from elastic_dit.core.router import Router, RouterOutput, fuses, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.site import BlockCall, Site
 from elastic_dit.errors import ConfigError
@@ -36,11 +38,19 @@ class Routers:
         """By sample, what its run so far took less than its budgets; a budget below 1 is what it has on average."""
         self._allocated: Tensor | None = None
         """The budget of each row of this forward, where it was shared out."""
+        self.watch: Callable[[int, tuple[Tensor | None, ...]], None] | None = None
+        """Where there is one, called with a block's index and what its router, if it reads tokens, is asked."""
         self._condition: Tensor | None = None
+        self._ready: ReadyRouters | None = None
         self._ahead: list[Decision] | None = None
+        self._due: OnItsWay | None = None
+        """What the router of the next block says."""
+        self._before: BlockCall | None = None
+        """Of the block before this one."""
         self._flops: dict[int, float] = {}
         """Of one router, by the tokens that it reads."""
         self._call: Callable[..., RouterOutput] = _call
+        self._logits = logits
 
     def __len__(self) -> int:
         return len(self.stack.routers)
@@ -48,6 +58,7 @@ class Routers:
     def compile(self, options: dict[str, Any]) -> None:
         """From now on they run compiled, all of them in one graph's turns."""
         self._call = torch.compile(_call, **options)
+        self._logits = torch.compile(logits, **options)
 
     def to(self, device: torch.device) -> None:
         """Go where the transformer's input is."""
@@ -59,7 +70,8 @@ class Routers:
     def see(self, temb: Tensor) -> None:
         """The timestep embedding of the forward that has begun."""
         assert self.stack.condition is not None
-        self._condition, self._ahead = self.stack.condition(temb), None
+        self.forget()
+        self._condition = self.stack.condition(temb)
 
     def tell(self, temb: Tensor) -> Tensor:
         """The timestep embedding, (B, D) or (B, T, D), with the budget in it; where there is a `BudgetEmbedding`."""
@@ -69,7 +81,7 @@ class Routers:
 
     def forget(self) -> None:
         """The forward is over."""
-        self._condition = self._ahead = self._allocated = None
+        self._condition = self._ready = self._ahead = self._allocated = self._due = self._before = None
 
     def budgets(self, batch: int) -> Tensor:
         """The budget of each row in this forward (B,), also where a pipeline's batch holds several guidance branches.
@@ -101,7 +113,7 @@ class Routers:
         if budgets is None or len(budgets) != call.batch:
             levels = torch.full((call.batch,), sigma, device=call.image.device)
             budgets = allocator(call.image, levels, self.asked(call.batch))
-        self._allocated, self._ahead = budgets, None
+        self._allocated, self._ready, self._ahead, self._due = budgets, None, None, None
         return budgets
 
     def asked(self, batch: int) -> Tensor:
@@ -116,60 +128,94 @@ class Routers:
         """What a block's router wants, in one host synchronisation."""
         if self.config.router_input == "timestep":
             return self.decide_all(call.batch, step)[site.index]
-        return self._decide(pack(self.route(site, call)), step)
+        source = self._source(call)
+        due, self._due = self._due or self._ask(site, source), None
+        if self.config.decide_ahead and site.index + 1 < len(self.sites):
+            self._due = self._ask(self.sites[site.index + 1], call)  # before this block is queued, not behind it
+        said = due.wait()
+        return self._decide(site, keep_probability(said[:, 0]).tolist(), said[:, 1:].tolist(), step)
 
     def decide_all(self, batch: int, step: int) -> list[Decision]:
         """What all routers want, where none reads tokens: in one host synchronisation for the whole forward."""
         if self._ahead is None:
-            packed = pack(self._without_tokens(batch)).cpu()  # (L, B, 1 + S)
-            self._ahead = [self._decide(block, step) for block in packed]
+            logits = self._get_ready(batch).without_tokens().cpu()  # (L, B, 1 + S)
+            p, widths = keep_probability(logits[..., 0]).tolist(), logits[..., 1:].tolist()
+            self._ahead = [self._decide(*block, step) for block in zip(self.sites, p, widths, strict=True)]
         return self._ahead
 
-    def _decide(self, packed: Tensor, step: int) -> Decision:
+    def _decide(self, site: Site, p: list[float], width_logits: list[list[float]], step: int) -> Decision:
         config = self.config
+        if site.always_open:
+            p = [1.0] * len(p)  # reused only where tau + delta reaches 1
         delta = config.delta if step >= config.reuse_from_step else -1.0
         near = 1.0 if config.store_margin is None else config.delta + config.store_margin
-        return decide(packed, config.tau, delta, near, config.width_ratios)
+        return decide(p, width_logits, config.tau, delta, near, config.width_ratios)
+
+    def _get_ready(self, batch: int) -> ReadyRouters:
+        if self._ready is None:
+            self._ready = ReadyRouters.of(self.stack, *self._said(batch))
+        return self._ready
+
+    @torch.no_grad()
+    def _ask(self, site: Site, source: BlockCall) -> "OnItsWay":
+        """Begin to find out what a block's router says of the input of a block."""
+        tokens, mask = self._tokens(source)
+        if self.watch is not None:
+            condition, budget = self._said(source.batch)
+            self.watch(site.index, (tokens, condition, mask, budget))
+        run = logits if fuses(tokens) else self._logits  # the kernel needs no compiler
+        said = run(tokens, mask, self._get_ready(source.batch).block(site.index), self.config.router_activation)
+        group = _token_group(self.transformer)
+        return OnItsWay(said if group is None else mean_over_ranks(said, group))
 
     def route(self, site: Site, call: BlockCall) -> RouterOutput:
-        """Eq. 4-6 on the tokens the config names."""
-        assert self._condition is not None
-        tokens = None if self.config.router_input == "timestep" else call.image
-        mask, text = None, self._text(site, call)
-        if tokens is not None and text is not None:
-            tokens = torch.cat([text, tokens], dim=1)
-            text_mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
-            if text_mask is not None:
-                mask = torch.cat([text_mask.bool(), text_mask.new_ones(call.image.shape[:2]).bool()], dim=1)
-        condition = self._condition[: call.batch]  # some models append rows for a second, clean timestep
+        """Eq. 4-6 on the tokens the config names, in training."""
+        tokens = mask = None
+        if self.config.router_input != "timestep":
+            tokens, mask = self._tokens(self._source(call))
+        condition, budget = self._said(call.batch)
         route: Callable[..., RouterOutput] = partial(self._call, self.stack.routers[site.index])
         if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
             route = partial(checkpoint, route, use_reentrant=False)
-        budget = None if self.config.budget_range is None else self.budgets(call.batch)
         output = route(tokens, condition, mask, budget)
         group = _token_group(self.transformer)
         if group is not None:
-            output = mean_over_ranks(output, group)
+            said = mean_over_ranks(torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1), group)
+            output = RouterOutput(said[:, 0], said[:, 1:])
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)
         return output
 
-    def _without_tokens(self, batch: int) -> RouterOutput:
-        """`route` of all blocks at once, (L, B) and (L, B, S)."""
+    def _source(self, call: BlockCall) -> BlockCall:
+        """The call of a block whose input its router reads; asked once a block, in their order."""
+        if not self.config.decide_ahead:
+            return call
+        before, self._before = self._before, call
+        return before or call
+
+    def _tokens(self, call: BlockCall) -> tuple[Tensor, Tensor | None]:
+        """The tokens of a block's input that are read, and which of them count."""
+        text = self._text(call)
+        if text is None:
+            return call.image, None
+        tokens = torch.cat([text, call.image], dim=1)
+        mask = call.arguments.get(self.backbone.text_mask) if self.backbone.text_mask else None
+        if mask is not None:
+            mask = torch.cat([mask.bool(), mask.new_ones(call.image.shape[:2]).bool()], dim=1)
+        return tokens, mask
+
+    def _said(self, batch: int) -> tuple[Tensor, Tensor | None]:
+        """What all routers are told beside tokens: the condition (B, C), and the budgets (B,) if they know any."""
         assert self._condition is not None
-        budget = None if self.config.budget_range is None else self.budgets(batch)
-        output = self.stack.without_tokens(self._condition[:batch], budget)
-        for site in self.sites:
-            if site.always_open:
-                output.gate_logit[site.index] = ALWAYS_OPEN_LOGIT
-        return output
+        condition = self._condition[:batch]  # some models append rows for a second, clean timestep
+        return condition, None if self.config.budget_range is None else self.budgets(batch)
 
     def flops(self, site: Site, call: BlockCall | None) -> float:
         """Of a block's router, for one sample; `call` may be None where no router reads tokens."""
         tokens = 0
         if self.config.router_input != "timestep":
             assert call is not None
-            text = self._text(site, call)
+            text = self._text(call)
             tokens = call.image.shape[1] + (0 if text is None else text.shape[1])
         if tokens not in self._flops:  # all routers are alike
             router = self.stack.routers[site.index]
@@ -177,10 +223,24 @@ class Routers:
             self._flops[tokens] = router_flops(router, tokens)
         return self._flops[tokens]
 
-    def _text(self, site: Site, call: BlockCall) -> Tensor | None:
+    def _text(self, call: BlockCall) -> Tensor | None:
         """The text tokens a router reads beside the image's."""
-        joint = self.config.router_input == "joint" and TEXT in site.declared.returns
+        joint = self.config.router_input == "joint" and TEXT in call.site.declared.returns
         return call.arguments.get(TEXT) if joint else None
+
+
+class OnItsWay:
+    """A small tensor on its way from the device to the host, in the order of the work that is queued there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._host = tensor.to("cpu", non_blocking=tensor.is_cuda)  # from CUDA into pinned memory, and nobody waits
+        self._arrived = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
+
+    def wait(self) -> Tensor:
+        """The tensor, on the host."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host
 
 
 def _call(router: nn.Module, *inputs: Tensor | None) -> RouterOutput:

@@ -6,7 +6,7 @@ B batch, L blocks, S number of widths.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,17 +72,12 @@ def _spread(batches: Batches) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
 def _watch(elastic: ElasticModel, batches: Batches) -> tuple[list[Seen], Tensor]:
     """What each router is called with while the model runs dense, and the noise levels (B,)."""
     seen: list[list[Seen]] = [[] for _ in elastic.routers]
-
-    def watch(own: list[Seen]) -> Callable[[nn.Module, Seen], None]:
-        return lambda router, called_with: own.append(called_with)
-
-    pairs = zip(elastic.routers, seen, strict=True)
-    handles = [router.register_forward_pre_hook(watch(own)) for router, own in pairs]
+    asked = elastic._engine.routers
+    asked.watch = lambda index, called_with: seen[index].append(called_with)
     try:
         sigma = _run(elastic, batches, Plan.static([1.0] * len(seen)))
     finally:
-        for handle in handles:
-            handle.remove()
+        asked.watch = None
     return [tuple(_joined(part) for part in zip(*own, strict=True)) for own in seen], sigma
 
 
