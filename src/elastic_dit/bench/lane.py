@@ -13,11 +13,14 @@ from elastic_dit.bench.race import DENSE, Contender, Progress, race, row
 from elastic_dit.bench.schedule import Rates
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
+from elastic_dit.config import preset
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.plan import Plan
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.verbs import elasticize
 
+AHEAD = ", decided ahead"
+"""What the name of a contender ends with whose routers read the input of the block before (`decide_ahead`)."""
 COMPILED = ", compiled"
 """What the name of a compiled contender ends with."""
 GRAPHS = ", CUDA graphs"
@@ -59,20 +62,29 @@ class Lane:
         return Contender(DENSE + COMPILED, twin)
 
     def elastic_contender(
-        self, name: str, plan: Plan, *, routed: bool = True, compiled: bool = False, graphs: bool = False
+        self,
+        name: str,
+        plan: Plan,
+        *,
+        routed: bool = True,
+        ahead: bool = False,
+        compiled: bool = False,
+        graphs: bool = False,
     ) -> Contender:
         """An elastic twin under a plan.
 
         Args:
-            name: to which `COMPILED` or `GRAPHS` is added.
+            name: to which `AHEAD`, `COMPILED` or `GRAPHS` is added.
             plan: what it does.
             routed: the routers run as well, and are overruled.
+            ahead: each router reads the input of the block before it.
             compiled: with compiled blocks.
             graphs: with compiled blocks under CUDA graphs.
         """
-        elastic = elasticize(self.twin(), self.size.preset)
+        elastic = elasticize(self.twin(), preset(self.size.preset, decide_ahead=ahead))
         elastic.stack.to(self.device)
         elastic.force(plan, routed=routed)
+        name += AHEAD * ahead
         if graphs:
             elastic.compile(fullgraph=True, mode="reduce-overhead")
         elif compiled:

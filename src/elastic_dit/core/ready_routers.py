@@ -1,4 +1,4 @@
-"""Eq. 4-6 at inference: what does not depend on x is computed for all blocks at once, when a forward begins.
+"""Eq. 4-6 at inference: what does not depend on x is computed for all blocks at once, before the first one.
 
 Routers have so little to do that calling their layers one by one takes most of the time, above all on a GPU.
 B batch, L blocks, T tokens, D model width, R router hidden width, S number of widths.
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elastic_dit.core.budget_dial import BudgetDial, turn
 from elastic_dit.core.router import ACTIVATIONS, Router, pool
@@ -36,8 +36,8 @@ class ReadyRouters:
 
     gamma: Tensor
     """(L, B, D)."""
-    weights: list[Tensor]
-    """W of each block."""
+    weights: Tensor
+    """W of each block, (L, R, D)."""
     shift: Tensor
     """(L, B, R)."""
     heads: Tensor
@@ -45,39 +45,6 @@ class ReadyRouters:
     offset: Tensor
     """(L, B, 1 + S)."""
     activation: str
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, stack: RouterStack, condition: Tensor, budget: Tensor | None = None) -> "ReadyRouters":
-        """Get ready for a forward.
-
-        Args:
-            stack: the routers, at least one.
-            condition: see `router_stack.TimestepCondition`, (B, C).
-            budget: (B,), where the routers were made for a range of budgets.
-        """
-        routers = [cast(Router, router) for router in stack.routers]
-        weights = [router.proj.weight for router in routers]
-        with torch.autocast(condition.device.type, enabled=False):
-            # with modulation = "full" these weights are no small ones: not stacked
-            modulated = torch.stack([router.modulation(condition) for router in routers])  # (L, B, 2 D)
-            gamma, delta = modulated.chunk(2, dim=-1)
-            shift = torch.baddbmm(_stacked(routers, "proj", "bias").unsqueeze(1), delta, torch.stack(weights).mT)
-            gate, width = (_stacked(routers, name, "weight") for name in ("gate_head", "width_head"))
-            gate_bias, width_bias = (
-                _stacked(routers, name, "bias").unsqueeze(1).expand(-1, len(condition), -1)
-                for name in ("gate_head", "width_head")
-            )
-            if routers[0].dial is not None:
-                assert budget is not None
-                dials = [cast(BudgetDial, router.dial) for router in routers]
-                gate_slopes = torch.stack([dial.gate_slope for dial in dials]).unsqueeze(1)  # (L, 1)
-                width_slopes = torch.stack([dial.width_slopes for dial in dials]).unsqueeze(1)  # (L, 1, S - 1)
-                gate_bias, width_bias = turn(gate_bias.squeeze(-1), width_bias, budget, gate_slopes, width_slopes)
-                gate_bias = gate_bias.unsqueeze(-1)
-            heads = torch.cat([gate, width], dim=1).mT  # (L, R, 1 + S)
-            offset = torch.cat([gate_bias, width_bias], dim=-1)  # (L, B, 1 + S)
-        return cls(gamma, weights, shift, heads, offset, routers[0].activation)
 
     def block(self, index: int) -> BlockRouter:
         """Of one block."""
@@ -90,12 +57,63 @@ class ReadyRouters:
         return torch.baddbmm(self.offset, ACTIVATIONS[self.activation](self.shift), self.heads)
 
 
+class StackedRouters:
+    """The weights of all routers side by side, copies of those that a stack had when it was made.
+
+    Args:
+        stack: the routers, at least one.
+    """
+
+    @torch.no_grad()
+    def __init__(self, stack: RouterStack) -> None:
+        self.routers = [cast(Router, router) for router in stack.routers]
+        first = self.routers[0]
+        # a full modulation has more weights than all else together: not copied
+        self.modulation = self._linear("modulation") if stack.low_rank else None
+        self.proj, self.proj_bias = self._linear("proj")
+        (gate, self.gate_bias), (width, self.width_bias) = self._linear("gate_head"), self._linear("width_head")
+        self.heads = torch.cat([gate, width], dim=1).mT  # (L, R, 1 + S)
+        self.activation, self.slopes = first.activation, None
+        if first.dial is not None:
+            dials = [cast(BudgetDial, router.dial) for router in self.routers]
+            gates: list[Tensor] = [dial.gate_slope for dial in dials]
+            widths: list[Tensor] = [dial.width_slopes for dial in dials]
+            self.slopes = torch.stack(gates).unsqueeze(1), torch.stack(widths).unsqueeze(1)  # (L, 1), (L, 1, S - 1)
+
+    @torch.no_grad()
+    def at(self, condition: Tensor, budget: Tensor | None = None) -> ReadyRouters:
+        """Get ready for a forward.
+
+        Args:
+            condition: see `router_stack.TimestepCondition`, (B, C).
+            budget: (B,), where the routers were made for a range of budgets.
+        """
+        batch = len(condition)
+        with torch.autocast(condition.device.type, enabled=False):
+            if self.modulation is None:
+                modulated = torch.stack([router.modulation(condition) for router in self.routers])  # (L, B, 2 D)
+            else:
+                weight, bias = self.modulation
+                modulated = torch.baddbmm(bias, condition.expand(len(weight), -1, -1), weight.mT)
+            gamma, delta = modulated.chunk(2, dim=-1)
+            shift = torch.baddbmm(self.proj_bias, delta, self.proj.mT)
+            gate, width = self.gate_bias.expand(-1, batch, -1).squeeze(-1), self.width_bias.expand(-1, batch, -1)
+            if self.slopes is not None:
+                assert budget is not None
+                gate, width = turn(gate, width, budget, *self.slopes)
+            offset = torch.cat([gate.unsqueeze(-1), width], dim=-1)
+        return ReadyRouters(gamma.contiguous(), self.proj, shift, self.heads, offset, self.activation)
+
+    def _linear(self, name: str) -> tuple[Tensor, Tensor]:
+        """A linear layer of every router: weights (L, out, in), biases (L, 1, out)."""
+        layers = [cast(nn.Linear, getattr(router, name)) for router in self.routers]
+        return torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers]).unsqueeze(
+            1
+        )
+
+
 def logits(x: Tensor, mask: Tensor | None, router: BlockRouter, activation: str) -> Tensor:
     """Eq. 4-6 for one block, (B, T, D) to the gate's logit and those of the widths, (B, 1 + S), float32."""
     with torch.autocast(x.device.type, enabled=False):
         pooled = pool(x, router.gamma, router.weight, router.shift, mask, activation)  # (B, R)
         return torch.addmm(router.offset, pooled, router.heads)
-
-
-def _stacked(routers: list[Router], layer: str, part: str) -> Tensor:
-    return torch.stack([getattr(getattr(router, layer), part) for router in routers])

@@ -41,6 +41,7 @@ class RouterStack(nn.Module):
         condition = TimestepCondition(config, temb_dim)
         routed = config.route is None
         self.condition = condition if routed else None
+        self.low_rank = config.modulation == "low_rank"
         self.routers = nn.ModuleList(Router(config, dim, condition.dim) for _ in range(blocks if routed else 0))
         for router, width in zip(self.routers, config.init_route or (), strict=False):
             assert isinstance(router, Router)

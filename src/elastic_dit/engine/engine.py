@@ -89,6 +89,7 @@ class Engine:
         """Forget the current run's residuals; its trace stays readable."""
         self._run = self._branch = None
         self.routers.forget()
+        self.routers.renew()
 
     @property
     def cache_bytes(self) -> int:
@@ -112,6 +113,7 @@ class Engine:
         self.routers.unspent, self._spent = self._branch.unspent, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
+            self.routers.renew()
             memory = self._run.memory
             memory.limit, memory.device = self.config.cache_limit, self.config.cache_device
             for site in self.sites:

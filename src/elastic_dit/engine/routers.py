@@ -14,7 +14,7 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import ReadyRouters, logits
+from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, logits
 from elastic_dit.core.router import Router, RouterOutput, fuses, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.site import BlockCall, Site
@@ -41,6 +41,8 @@ class Routers:
         self.watch: Callable[[int, tuple[Tensor | None, ...]], None] | None = None
         """Where there is one, called with a block's index and what its router, if it reads tokens, is asked."""
         self._condition: Tensor | None = None
+        self._stacked: StackedRouters | None = None
+        """The weights of this run: nobody trains during one."""
         self._ready: ReadyRouters | None = None
         self._ahead: list[Decision] | None = None
         self._due: OnItsWay | None = None
@@ -66,6 +68,10 @@ class Routers:
         if parameter is not None and parameter.device != device:
             self.stack.to(device)
         self.budget = self.budget.to(device)
+
+    def renew(self) -> None:
+        """A run begins, perhaps after training."""
+        self._stacked = None
 
     def see(self, temb: Tensor) -> None:
         """The timestep embedding of the forward that has begun."""
@@ -152,8 +158,10 @@ class Routers:
         return decide(p, width_logits, config.tau, delta, near, config.width_ratios)
 
     def _get_ready(self, batch: int) -> ReadyRouters:
+        if self._stacked is None:
+            self._stacked = StackedRouters(self.stack)
         if self._ready is None:
-            self._ready = ReadyRouters.of(self.stack, *self._said(batch))
+            self._ready = self._stacked.at(*self._said(batch))
         return self._ready
 
     @torch.no_grad()
