@@ -109,27 +109,27 @@ def test_the_kernel_compiles_without_a_gpu(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from elastic_dit.core.fused_router import blocks, pool_tile
+    from elastic_dit.core.fused_router import blocks, pool_tile, scale_weight
+
+    def compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any], **options: int) -> Any:
+        constant = constants | {"x_d": 1} if "x_d" in kernel.arg_names else constants
+        types = dict.fromkeys(kernel.arg_names, "i32") | pointers | dict.fromkeys(constant, "constexpr")
+        aligned = [name for name in kernel.arg_names if name in {*pointers, "D", "x_b", "x_t"} - {"mask"}]
+        attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+        source = ASTSource(kernel, types, constant, attributes)
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert made.asm["cubin"]
+        assert made.metadata.shared <= 99 * 1024  # what every GPU since capability 8.0 has: 99 KB to 227 KB
+        return made
 
     sizes = blocks(hidden)
-    constants = {"activation": "gelu", "x_d": 1} | {name: sizes[name] for name in ("BT", "BD", "BR")}
-    pointers = {
-        "x": f"*{dtype}",
-        "gamma": "*fp32",
-        "weight": "*fp32",
-        "shift": "*fp32",
-        "partial": "*fp32",
-        "mask": "*i1",
-    }
-    types = dict.fromkeys(pool_tile.arg_names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
-    aligned = ("x", "gamma", "weight", "shift", "partial", "D", "x_b", "x_t")
-    attributes = {(pool_tile.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(pool_tile, types, constants, attributes)
-    options = {"num_warps": sizes["num_warps"]}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    assert compiled.asm["cubin"]
-    assert compiled.metadata.shared <= 100 * 1024  # what every GPU since capability 8.0 has: 99 KB to 227 KB
-    instructions = compiled.asm["ptx"]
+    parts = "*bf16" if dtype == "bf16" else "*fp32"
+    floats = dict.fromkeys(("weight", "gamma", "weight_sum"), "*fp32")
+    compiled(scale_weight, floats | {"parts": parts}, {"exact": dtype != "bf16", "BD": 4096})
+    pointers = dict.fromkeys(("weight_sum", "shift", "partial"), "*fp32") | {"x": f"*{dtype}", "mask": "*i1"}
+    constants = {"activation": "gelu"} | {name: sizes.pop(name) for name in ("BT", "BD", "BR")}
+    made = compiled(pool_tile, pointers | {"parts": parts}, constants, **sizes)
+    instructions = made.asm["ptx"]
     assert ".tf32" not in instructions
     tensor_cores = "wgmma.mma_async" if capability == 90 and hidden >= 64 else "mma.sync"
     assert (tensor_cores in instructions) == (dtype == "bf16")

@@ -1,4 +1,4 @@
-"""Eq. 4-5 and the token mean of Eq. 6 in one GPU kernel, which reads the hidden states once. Imported where Triton is.
+"""Eq. 4-5 and the token mean of Eq. 6 in a GPU kernel that reads the hidden states once. Imported where Triton is.
 
 B batch, T tokens, D model width, R router hidden width.
 
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_T = 64
-"""Tokens of a tile, for each of which the weight is read again, from the L2 cache. Not tuned on a device."""
+"""Tokens of a tile, for each of which the weight is read again, from the L2 cache."""
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 
@@ -35,10 +35,34 @@ def _activate(h, activation: tl.constexpr):
 
 
 @triton.jit
+def scale_weight(weight, gamma, parts, weight_sum, D, exact: tl.constexpr, BD: tl.constexpr):
+    """w = (1 + gamma) W for one row of W and one sample, and its sum; `fused_pool` tells the shapes.
+
+    Where x is bfloat16, w becomes three bfloat16 that hold a float32's 24 bits: their exponents are alike, and their
+    products with x are exact in float32. So tensor cores have the accuracy of float32, which they would not be given.
+    """
+    r, row, R = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(0)
+    d = tl.arange(0, BD)
+    w = tl.load(weight + r * D + d, mask=d < D, other=0.0) * (1 + tl.load(gamma + row * D + d, mask=d < D, other=0.0))
+    tl.store(weight_sum + row * R + r, tl.sum(w, axis=0))
+    if exact:
+        tl.store(parts + (row * R + r) * D + d, w, mask=d < D)
+    else:
+        high = w.to(tl.bfloat16)
+        rest = w - high.to(tl.float32)
+        middle = rest.to(tl.bfloat16)
+        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        at = parts + (row * 3 * R + r) * D + d
+        tl.store(at, high, mask=d < D)
+        tl.store(at + R * D, middle, mask=d < D)
+        tl.store(at + 2 * R * D, low, mask=d < D)
+
+
+@triton.jit
 def pool_tile(
     x,
-    gamma,
-    weight,
+    parts,
+    weight_sum,
     shift,
     mask,
     partial,
@@ -57,33 +81,27 @@ def pool_tile(
 ):
     """Eq. 4-5 for one tile of one sample's tokens, summed over them; `fused_pool` tells the shapes.
 
-    With w = (1 + gamma) W, LayerNorm comes after the product, LN(x) w = (x w - mean(x) sum(w)) / std(x), so that x
-    passes by once. Nothing is summed across threads before the last chunk has come: waiting would be most of the time.
+    LayerNorm comes after the product, LN(x) w = (x w - mean(x) sum(w)) / std(x), so that x passes by once. Nothing is
+    summed across threads before the last chunk has come: waiting would be most of the time.
     """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     t, r, lane = tile * BT + tl.arange(0, BT), tl.arange(0, BR), tl.arange(0, BD)
     product = tl.zeros((BR, BT), tl.float32)  # x w
-    weight_sum = tl.zeros((BR, BD), tl.float32)
     # Welford's mean and squared deviations of the channels lane, lane + BD, lane + 2 BD ... of each token
     mean, squares = tl.zeros((BD, BT), tl.float32), tl.zeros((BD, BT), tl.float32)
     for start in range(0, D, BD):
         d = start + lane
         at = x + row * x_b + t.to(tl.int64)[None, :] * x_t + d.to(tl.int64)[:, None] * x_d
         tokens = tl.load(at, mask=(d < D)[:, None] & (t < T)[None, :], other=0.0)  # (BD, BT)
-        at = weight + r[:, None] * D + d[None, :]
-        w = tl.load(at, mask=(r < R)[:, None] & (d < D)[None, :], other=0.0)  # (BR, BD)
-        w *= 1 + tl.load(gamma + row * D + d, mask=d < D, other=0.0)[None, :]
-        weight_sum += w
+        there = (r < R)[:, None] & (d < D)[None, :]
         if tokens.dtype == tl.bfloat16:
-            # Three bfloat16 hold a float32's 24 bits, their exponents are alike, and the products are exact in
-            # float32: the accuracy of float32 from tensor cores, which would not be given float32 itself. They
-            # truncate where they add, so a chunk is added to those before it outside of them.
-            high = w.to(tl.bfloat16)
-            rest = w - high.to(tl.float32)
-            middle = rest.to(tl.bfloat16)
-            low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
-            product += tl.dot(high, tokens, tl.dot(middle, tokens, tl.dot(low, tokens)))
+            at = parts + (row * 3 * R + r[:, None]) * D + d[None, :]
+            high = tl.dot(tl.load(at, mask=there, other=0.0), tokens)
+            middle = tl.dot(tl.load(at + R * D, mask=there, other=0.0), tokens)
+            low = tl.dot(tl.load(at + 2 * R * D, mask=there, other=0.0), tokens)
+            product += high + (middle + low)  # outside of tensor cores, which truncate where they add
         else:  # rare; and float16 has not the exponents for the parts of a small weight
+            w = tl.load(parts + (row * R + r[:, None]) * D + d[None, :], mask=there, other=0.0)
             product = tl.dot(w, tokens.to(tl.float32), product, input_precision="ieee")
         values = tokens.to(tl.float32)
         apart = tl.where((d < D)[:, None], values - mean, 0.0)
@@ -94,7 +112,8 @@ def pool_tile(
     apart = mean - whole[None, :]
     rstd = 1 / tl.sqrt(tl.sum(squares + apart * apart * count, axis=0) / D + 1e-6)  # LayerNorm's eps
     delta = tl.load(shift + row * R + r, mask=r < R, other=0.0)
-    normed = (product - tl.sum(weight_sum, axis=1)[:, None] * whole[None, :]) * rstd[None, :]  # LN(x) w, (BR, BT)
+    total = tl.load(weight_sum + row * R + r, mask=r < R, other=0.0)
+    normed = (product - total[:, None] * whole[None, :]) * rstd[None, :]  # LN(x) w, (BR, BT)
     h = _activate(normed + delta[:, None], activation)  # (BR, BT)
     counts = t < T
     if mask is not None:
@@ -108,7 +127,7 @@ def pool_tile(
 def blocks(hidden: int) -> dict[str, int]:
     """A tile's sizes for R: up to 256 they stay in registers, beyond it would be slow."""
     wide = max(16, 1 << (hidden - 1).bit_length())  # a dot has no side below 16
-    return {"BT": BLOCK_T, "BD": max(16, min(64, 4096 // wide)), "BR": wide, "num_warps": 8}
+    return {"BT": BLOCK_T, "BD": max(16, min(64, 4096 // wide)), "BR": wide, "num_warps": 8, "num_stages": 3}
 
 
 def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
@@ -129,12 +148,17 @@ def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Te
         (B, R), float32.
     """
     batch, tokens, dim = x.shape
-    hidden = len(weight)
+    hidden, exact = len(weight), x.dtype != torch.bfloat16
     tiles = -(-tokens // BLOCK_T)
+    parts = x.new_empty(batch, 1 if exact else 3, hidden, dim, dtype=torch.float32 if exact else torch.bfloat16)
+    weight_sum = x.new_empty(batch, hidden, dtype=torch.float32)
     partial = x.new_empty(batch, tiles, hidden, dtype=torch.float32)
     with torch.cuda.device_of(x):
+        cast(Any, scale_weight)[hidden, batch](
+            weight.contiguous(), gamma.contiguous(), parts, weight_sum, dim, exact, triton.next_power_of_2(dim)
+        )
         cast(Any, pool_tile)[tiles, batch](
-            x, gamma.contiguous(), weight.contiguous(), shift.contiguous(), mask, partial, tokens, dim, hidden,
+            x, parts, weight_sum, shift.contiguous(), mask, partial, tokens, dim, hidden,
             *x.stride(), *((0, 0) if mask is None else mask.stride()),
             activation=activation, **blocks(hidden),
         )  # fmt: skip
