@@ -84,15 +84,19 @@ class Lane:
         elastic = elasticize(self.twin(), preset(self.size.preset, decide_ahead=ahead))
         elastic.stack.to(self.device)
         elastic.force(plan, routed=routed)
-        name += AHEAD * ahead
         if graphs:
             elastic.compile(fullgraph=True, mode="reduce-overhead")
         elif compiled:
             elastic.compile(fullgraph=True)
-        name += GRAPHS if graphs else COMPILED * compiled
+        name = self.name_of(name, ahead=ahead, compiled=compiled, graphs=graphs)
         self.elastic[name] = elastic
         reference = DENSE + COMPILED * (compiled or graphs)
         return Contender(name, elastic.transformer, elastic.reset, reference=reference)
+
+    @staticmethod
+    def name_of(name: str, *, ahead: bool = False, compiled: bool = False, graphs: bool = False, **_: bool) -> str:
+        """What `elastic_contender` calls the one that it makes."""
+        return name + AHEAD * ahead + (GRAPHS if graphs else COMPILED * compiled)
 
     def routes(self, name: str) -> dict[str, float]:
         """What an elastic contender did in its last run."""

@@ -5,6 +5,7 @@ measured time.
 """
 
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,8 +17,11 @@ from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.timing import ForwardTimer
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.engine.plan import Plan
+from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
 
+Row = tuple[str, Plan, dict[str, bool]]
+"""Name, plan, and how `Lane.elastic_contender` carries it out."""
 ALL_OPEN, CACHE, FROZEN = "all open", "skip + width + cache", "the same, frozen"
 
 
@@ -28,46 +32,56 @@ def speed(
     steps: int,
     repeats: int,
     compiled: bool,
+    only: Sequence[str] | None = None,
     seed: int = 0,
     command: str = "",
     config: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> RunRecord:
-    """Dense, and the elastic model: all open; skipping; with width; with the cache; frozen; compiled.
+    """Dense, and the elastic model: all open; skipping; with width; with the cache; decided ahead; frozen; compiled.
 
     Args:
         lane: the transformer.
         batch: samples; each takes its own route.
         steps: denoising steps of a run.
         repeats: timed runs.
-        compiled: also the dense and the elastic model with compiled blocks and, on a GPU, the frozen one under CUDA
-            graphs.
+        compiled: also the dense and the elastic model with compiled blocks and, on a GPU, under CUDA graphs.
+        only: names of the elastic rows; None: all.
         seed: of the routes.
         command: what makes the record again.
         config: settings to put into the record beside these.
         progress: see `race.Progress`.
+
+    Raises:
+        UnknownNameError: there is no such row.
     """
     plan = sample_plan(steps, lane.size.blocks, batch, Rates(), seed)
-    contenders = [
-        lane.dense_contender(),
-        lane.elastic_contender(ALL_OPEN, Plan(np.ones_like(plan.keep))),
-        lane.elastic_contender("skip", Plan(plan.keep)),
-        lane.elastic_contender("skip + width", Plan(plan.keep, width=plan.width)),
-        lane.elastic_contender(CACHE, plan),
-        lane.elastic_contender(FROZEN, plan, routed=False),
+    every = Plan(np.ones_like(plan.keep))
+    eager: list[Row] = [
+        (ALL_OPEN, every, {}),
+        (ALL_OPEN, every, {"ahead": True}),
+        ("skip", Plan(plan.keep), {}),
+        ("skip + width", Plan(plan.keep, width=plan.width), {}),
+        (CACHE, plan, {}),
+        (CACHE, plan, {"ahead": True}),
+        (FROZEN, plan, {"routed": False}),
     ]
-    if compiled:
-        contenders += [
-            lane.dense_contender(compiled=True),
-            lane.elastic_contender(ALL_OPEN, Plan(np.ones_like(plan.keep)), compiled=True),
-            lane.elastic_contender(CACHE, plan, compiled=True),
-            lane.elastic_contender(FROZEN, plan, routed=False, compiled=True),
-        ]
-        if lane.device.type == "cuda":
-            contenders.append(lane.elastic_contender(FROZEN, plan, routed=False, graphs=True))
+    also: list[Row] = [row for row in eager if row[0] in (ALL_OPEN, CACHE, FROZEN)] if compiled else []
+    graphs = [row for row in also if row[0] != ALL_OPEN and row[2]] if lane.device.type == "cuda" else []
+    asked = [(name, of, how | {"compiled": True}) for name, of, how in also]
+    asked = [*eager, *asked, *((name, of, how | {"graphs": True}) for name, of, how in graphs)]
+    names = [lane.name_of(name, **how) for name, _, how in asked]
+    if unknown := [name for name in only or () if name not in names]:
+        raise UnknownNameError("row", unknown[0], names)
+    chosen = [row for row, name in zip(asked, names, strict=True) if not only or name in only]
+    contenders = [lane.dense_contender()]
+    if any(how.get("compiled") or how.get("graphs") for _, _, how in chosen):
+        contenders.append(lane.dense_contender(compiled=True))
+    contenders += [lane.elastic_contender(name, of, **how) for name, of, how in chosen]
     rows, samples = lane.race(contenders, steps, batch, repeats, progress)
-    blocks = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
-    results = {"rows": rows, "timeline": blocks}
+    results: dict[str, Any] = {"rows": rows}
+    if CACHE in lane.elastic:
+        results["timeline"] = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
     return record_of("speed", lane, results, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
 
 

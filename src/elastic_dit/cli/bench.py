@@ -48,6 +48,10 @@ def speed(
     steps: Steps = None,
     repeats: Repeats = 7,
     compile: Compile = True,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help='A row, as "skip + width + cache"; repeat it for more.', show_default="all"),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = None,
     device: Device = None,
@@ -71,6 +75,7 @@ def speed(
             steps=steps or chosen.steps,
             repeats=repeats,
             compiled=compile,
+            only=only,
             seed=seed,
             **common,
         )
