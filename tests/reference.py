@@ -191,10 +191,13 @@ def router_tokens(backbone: Backbone, config: ElasticConfig, call: Call) -> Tens
 
 def by_routers(weights: dict[str, Tensor], backbone: Backbone, config: ElasticConfig) -> Choose:
     """Eq. 10, 12 and Algorithm 1's band, by the routers' weights."""
+    calls: list[Call] = []
 
     def choose(call: Call) -> Wish:
+        calls.append(call)
+        read = calls[-2] if config.decide_ahead and call.index else call
         temb = call.temb[0] if call.temb.ndim == 2 else call.temb[0].float().mean(dim=0)
-        gate, widths = router_logits(weights, call.index, config, router_tokens(backbone, config, call), temb)
+        gate, widths = router_logits(weights, call.index, config, router_tokens(backbone, config, read), temb)
         p = float(1 / (1 + torch.exp(-gate)))
         band = config.tau <= p <= config.tau + config.delta and call.step >= config.reuse_from_step
         return Wish(p >= config.tau, band, config.width_ratios[int(widths.argmax())])

@@ -5,7 +5,7 @@ import torch
 
 from elastic_dit.bench.lane import Lane
 from elastic_dit.bench.sizes import SIZES, Size, size
-from elastic_dit.bench.speed import speed
+from elastic_dit.bench.speed import FROZEN, speed
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import UnknownNameError
 
@@ -19,11 +19,14 @@ def test_a_record_of_every_variant(lane: Lane) -> None:
     shown: list[tuple[str, int, int]] = []
     record = speed(lane, batch=3, steps=4, repeats=2, compiled=False, progress=lambda *state: shown.append(state))
     rows = {row["name"]: row for row in record.results["rows"]}
-    assert list(rows) == ["dense", "all open", "skip", "skip + width", "skip + width + cache", "the same, frozen"]
-    shares = [row["flops_share"] for row in rows.values()]
-    assert shares[0] == 1
-    assert shares[1] > 1  # dense, and the routers
-    assert shares[1:] == sorted(shares[1:], reverse=True)
+    routed = ["all open", "skip", "skip + width", "skip + width + cache"]
+    assert set(rows) == {"dense", *routed, f"{routed[0]}, decided ahead", f"{routed[3]}, decided ahead", FROZEN}
+    shares = [rows[name]["flops_share"] for name in (*routed, FROZEN)]
+    assert rows["dense"]["flops_share"] == 1
+    assert shares[0] > 1  # dense, and the routers
+    assert shares == sorted(shares, reverse=True)
+    for name in (routed[0], routed[3]):  # when a router is asked does not change what it costs
+        assert rows[f"{name}, decided ahead"]["flops_share"] == pytest.approx(rows[name]["flops_share"])
     assert rows["the same, frozen"]["reuse_rate"] == rows["skip + width + cache"]["reuse_rate"] > 0
     assert set(record.samples) == {f"{name}_{what}" for name in rows for what in ("seconds", "beside_seconds")}
     assert all(len(values) == 2 * 4 for values in record.samples.values())
@@ -65,6 +68,14 @@ def test_compiled_rows_are_compared_with_the_compiled_dense_model(lane: Lane) ->
     assert rows["dense, compiled"]["flops_share"] == 1
     assert rows["the same, frozen, compiled"]["flops_share"] < compiled["flops_share"]  # no routers
     assert {row["graphs"] for row in rows.values()} == {0}  # what is compiled was compiled in the warm-up
+
+
+def test_some_rows_alone(lane: Lane) -> None:
+    record = speed(lane, batch=1, steps=2, repeats=1, compiled=True, only=["the same, frozen"])
+    assert [row["name"] for row in record.results["rows"]] == ["dense", "the same, frozen"]
+    assert "timeline" not in record.results
+    with pytest.raises(UnknownNameError, match="skip \\+ width"):
+        speed(lane, batch=1, steps=2, repeats=1, compiled=False, only=["skip and width"])
 
 
 def test_weights_are_made_in_the_dtype(tiny_size: Size) -> None:

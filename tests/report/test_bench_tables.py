@@ -2,7 +2,7 @@ import pytest
 
 from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import markdown, size_of, tables
+from elastic_dit.report.bench_tables import by_name, markdown, size_of, tables
 from elastic_dit.report.tables import Table, percent, seconds, times
 
 
@@ -18,7 +18,7 @@ def test_speed_is_the_records(speed_record: RunRecord) -> None:
     assert [cells[0] for cells in speed.rows] == [row["name"] for row in rows]
     assert speed.title.startswith("Speed of flux-tiny, batch 1, float32: a dense step takes")
     assert seconds(rows[0]["step_seconds"]) in speed.title
-    row, shown = rows[4], _columns(speed, "skip + width + cache")
+    row, shown = by_name(rows)["skip + width + cache"], _columns(speed, "skip + width + cache")
     assert shown["FLOPs"] == percent(row["flops_share"])
     assert shown["step"] == seconds(row["step_seconds"])
     assert shown["speed-up"] == times(row["speedup"])
