@@ -190,3 +190,15 @@ def test_summary(routed_flux: TinyElastic, tiny_flux: Tiny) -> None:
     assert "4 blocks x 3 steps x 2 samples" in text
     assert f"{routed_flux.elastic.trace.open_rate:.1%} open" in text
     assert "of dense" in text
+
+
+def test_an_import_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken package below, as a torch without its parts, raises what Python would not show."""
+
+    def broken(home: str) -> None:
+        raise AttributeError("module 'triton' has no attribute 'language'")
+
+    monkeypatch.delitem(vars(elastic_dit), "ElasticModel", raising=False)
+    monkeypatch.setattr(elastic_dit, "import_module", broken)
+    with pytest.raises(ImportError, match="elastic_dit.elastic_model could not be imported: module 'triton'"):
+        from elastic_dit import ElasticModel  # noqa: F401

@@ -40,7 +40,10 @@ def __getattr__(name: str) -> Any:
     """Import a name where it is first asked for: torch and diffusers take seconds, which `--help` need not wait for."""
     for home, names in _HOMES.items():
         if name in names:
-            value = getattr(import_module(home), name)
+            try:
+                value = getattr(import_module(home), name)
+            except AttributeError as error:  # of a broken torch, say: `from elastic_dit import` would not show it
+                raise ImportError(f"{home} could not be imported: {error}") from error
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
