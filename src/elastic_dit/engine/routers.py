@@ -144,8 +144,8 @@ class Routers:
     def decide_all(self, batch: int, step: int) -> list[Decision]:
         """What all routers want, where none reads tokens: in one host synchronisation for the whole forward."""
         if self._ahead is None:
-            logits = self._get_ready(batch).without_tokens().cpu()  # (L, B, 1 + S)
-            p, widths = keep_probability(logits[..., 0]).tolist(), logits[..., 1:].tolist()
+            said = self._get_ready(batch).without_tokens().cpu()  # (L, B, 1 + S)
+            p, widths = keep_probability(said[..., 0]).tolist(), said[..., 1:].tolist()
             self._ahead = [self._decide(*block, step) for block in zip(self.sites, p, widths, strict=True)]
         return self._ahead
 
@@ -161,7 +161,7 @@ class Routers:
         if self._stacked is None:
             self._stacked = StackedRouters(self.stack)
         if self._ready is None:
-            self._ready = self._stacked.at(*self._said(batch))
+            self._ready = self._stacked.at(*self._told(batch))
         return self._ready
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ class Routers:
         """Begin to find out what a block's router says of the input of a block."""
         tokens, mask = self._tokens(source)
         if self.watch is not None:
-            condition, budget = self._said(source.batch)
+            condition, budget = self._told(source.batch)
             self.watch(site.index, (tokens, condition, mask, budget))
         run = logits if fuses(tokens) else self._logits  # the kernel needs no compiler
         said = run(tokens, mask, self._get_ready(source.batch).block(site.index), self.config.router_activation)
@@ -181,7 +181,7 @@ class Routers:
         tokens = mask = None
         if self.config.router_input != "timestep":
             tokens, mask = self._tokens(self._source(call))
-        condition, budget = self._said(call.batch)
+        condition, budget = self._told(call.batch)
         route: Callable[..., RouterOutput] = partial(self._call, self.stack.routers[site.index])
         if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
             route = partial(checkpoint, route, use_reentrant=False)
@@ -212,7 +212,7 @@ class Routers:
             mask = torch.cat([mask.bool(), mask.new_ones(call.image.shape[:2]).bool()], dim=1)
         return tokens, mask
 
-    def _said(self, batch: int) -> tuple[Tensor, Tensor | None]:
+    def _told(self, batch: int) -> tuple[Tensor, Tensor | None]:
         """What all routers are told beside tokens: the condition (B, C), and the budgets (B,) if they know any."""
         assert self._condition is not None
         condition = self._condition[:batch]  # some models append rows for a second, clean timestep
