@@ -34,12 +34,13 @@ GPU := docs/bench/gpu
 GPU_STEPS := $(if $(STEPS),--steps $(STEPS))
 bench-gpu: install
 	for size in flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1; do \
-	  $(BIN)/elastic-dit bench speed --size $$size $(GPU_STEPS) --device cuda --json $(GPU)/$$size.json && \
+	  $(BIN)/elastic-dit bench speed --size $$size $(GPU_STEPS) --no-compile --device cuda --json $(GPU)/$$size.json && \
 	  $(BIN)/elastic-dit bench parts --size $$size --device cuda --json $(GPU)/parts-$$size.json || exit; done
 	$(BIN)/elastic-dit bench peers --size flux.1-dev $(or $(GPU_STEPS),--steps 28) --device cuda --json $(GPU)/peers.json
 	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \
 	  --tokens 256,1024,4096,16384 --lengths 4,8,28,50 --json $(GPU)/scaling.json
 	$(BIN)/elastic-dit bench training --size hunyuan3d-2.0 --device cuda --json $(GPU)/training.json
+	$(BIN)/elastic-dit bench speed --size flux.1-dev $(GPU_STEPS) --device cuda --json $(GPU)/flux.1-dev-compiled.json
 	$(BIN)/elastic-dit bench report $(GPU)/*.json --output $(GPU)/index.html --plots $(GPU)
 
 docs/bench/parts-%.json: $(VENV)/installed
