@@ -121,7 +121,7 @@ def test_all_rows_reused_at_once() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_pack_and_decide() -> None:
+def test_decide() -> None:
     p = torch.tensor([0.2, 0.5, 0.55, 0.9])
     output = RouterOutput(torch.logit(p.double()).float(), torch.eye(4)[[0, 3, 1, 2]])
     result = decide(

@@ -54,7 +54,7 @@ def test_all_routers_at_once_say_what_each_says(changes: dict[str, Any]) -> None
     blind = ready.without_tokens()
     assert not blind.requires_grad
     for index, router in enumerate(stack.routers):
-        said = logits(x, mask, ready.block(index), "relu")
+        said = logits(x, mask, ready.block(index))
         for tokens, packed in (((x, condition, mask), said), ((None, condition, None), blind[index])):
             alone = router(*tokens, budget)
             torch.testing.assert_close(packed[:, 0], alone.gate_logit)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from elastic_dit import ElasticConfig
 from elastic_dit.backbones import backbones
-from elastic_dit.engine.routers import OnItsWay, Routers
+from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.site import Site
 from elastic_dit.errors import ConfigError
 from reference import OneSample, by_routers
@@ -107,11 +107,6 @@ def test_a_router_is_asked_before_the_block_before_runs(monkeypatch: pytest.Monk
     for index in range(tiny.blocks):
         expected += [("ask", index + 1)] * (index < last) + [("run", index)]
     assert events == expected
-
-
-def test_what_is_on_its_way_arrives() -> None:
-    values = torch.randn(3, 5)
-    assert torch.equal(OnItsWay(values).wait(), values)
 
 
 def test_routers_of_the_timestep_read_nothing_to_be_ahead_of() -> None:

@@ -94,8 +94,10 @@ class Lane:
         return Contender(name, elastic.transformer, elastic.reset, reference=reference)
 
     @staticmethod
-    def name_of(name: str, *, ahead: bool = False, compiled: bool = False, graphs: bool = False, **_: bool) -> str:
-        """What `elastic_contender` calls the one that it makes."""
+    def name_of(
+        name: str, *, routed: bool = True, ahead: bool = False, compiled: bool = False, graphs: bool = False
+    ) -> str:
+        """What `elastic_contender`, with the same arguments, calls the one that it makes."""
         return name + AHEAD * ahead + (GRAPHS if graphs else COMPILED * compiled)
 
     def routes(self, name: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from elastic_dit.bench.lane import Lane, record_of, settings
-from elastic_dit.bench.race import Progress, silent
+from elastic_dit.bench.race import DENSE, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.timing import ForwardTimer
 from elastic_dit.bench.trajectory import Trajectory
@@ -56,33 +56,38 @@ def speed(
         UnknownNameError: there is no such row.
     """
     plan = sample_plan(steps, lane.size.blocks, batch, Rates(), seed)
-    every = Plan(np.ones_like(plan.keep))
-    eager: list[Row] = [
-        (ALL_OPEN, every, {}),
-        (ALL_OPEN, every, {"ahead": True}),
-        ("skip", Plan(plan.keep), {}),
-        ("skip + width", Plan(plan.keep, width=plan.width), {}),
-        (CACHE, plan, {}),
-        (CACHE, plan, {"ahead": True}),
-        (FROZEN, plan, {"routed": False}),
-    ]
-    also: list[Row] = [row for row in eager if row[0] in (ALL_OPEN, CACHE, FROZEN)] if compiled else []
-    graphs = [row for row in also if row[0] != ALL_OPEN and row[2]] if lane.device.type == "cuda" else []
-    asked = [(name, of, how | {"compiled": True}) for name, of, how in also]
-    asked = [*eager, *asked, *((name, of, how | {"graphs": True}) for name, of, how in graphs)]
+    asked = _rows(plan, compiled, graphs=lane.device.type == "cuda")
     names = [lane.name_of(name, **how) for name, _, how in asked]
     if unknown := [name for name in only or () if name not in names]:
         raise UnknownNameError("row", unknown[0], names)
     chosen = [row for row, name in zip(asked, names, strict=True) if not only or name in only]
-    contenders = [lane.dense_contender()]
-    if any(how.get("compiled") or how.get("graphs") for _, _, how in chosen):
-        contenders.append(lane.dense_contender(compiled=True))
-    contenders += [lane.elastic_contender(name, of, **how) for name, of, how in chosen]
-    rows, samples = lane.race(contenders, steps, batch, repeats, progress)
+    contenders = [lane.elastic_contender(name, of, **how) for name, of, how in chosen]
+    dense = [lane.dense_contender()]
+    if any(each.reference != DENSE for each in contenders):
+        dense.append(lane.dense_contender(compiled=True))
+    rows, samples = lane.race([*dense, *contenders], steps, batch, repeats, progress)
     results: dict[str, Any] = {"rows": rows}
     if CACHE in lane.elastic:
         results["timeline"] = timeline(lane, Trajectory(lane.size, lane.dense, batch, steps), steps // 2)
     return record_of("speed", lane, results, samples, command, (config or {}) | settings(steps, batch, repeats, seed))
+
+
+def _rows(plan: Plan, compiled: bool, graphs: bool) -> list[Row]:
+    """All elastic rows of the table, in its order."""
+    every, ahead, frozen = Plan(np.ones_like(plan.keep)), {"ahead": True}, {"routed": False}
+    rows: list[Row] = [
+        (ALL_OPEN, every, {}),
+        (ALL_OPEN, every, ahead),
+        ("skip", Plan(plan.keep), {}),
+        ("skip + width", Plan(plan.keep, width=plan.width), {}),
+        (CACHE, plan, {}),
+        (CACHE, plan, ahead),
+        (FROZEN, plan, frozen),
+    ]
+    if compiled:
+        rows += [(name, of, how | {"compiled": True}) for name, of, how in rows if name in (ALL_OPEN, CACHE, FROZEN)]
+        rows += [(name, plan, how | {"graphs": True}) for name, how in ((CACHE, ahead), (FROZEN, frozen)) if graphs]
+    return rows
 
 
 def timeline(lane: Lane, trajectory: Trajectory, step: int, repeats: int = 7) -> dict[str, Any]:

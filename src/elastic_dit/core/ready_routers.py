@@ -28,6 +28,7 @@ class BlockRouter(NamedTuple):
     """W_g and W_w side by side, (R, 1 + S)."""
     offset: Tensor
     """Their biases, and what a budget below 1 adds, (B, 1 + S)."""
+    activation: str
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ class ReadyRouters:
 
     def block(self, index: int) -> BlockRouter:
         """Of one block."""
-        return BlockRouter(
-            self.gamma[index], self.weights[index], self.shift[index], self.heads[index], self.offset[index]
-        )
+        gamma, weight, shift = self.gamma[index], self.weights[index], self.shift[index]
+        return BlockRouter(gamma, weight, shift, self.heads[index], self.offset[index], self.activation)
 
     def without_tokens(self) -> Tensor:
         """What all routers say where x = 0 in Eq. 4: the gate's logit, then those of the widths, (L, B, 1 + S)."""
@@ -67,14 +67,13 @@ class StackedRouters:
     @torch.no_grad()
     def __init__(self, stack: RouterStack) -> None:
         self.routers = [cast(Router, router) for router in stack.routers]
-        first = self.routers[0]
         # a full modulation has more weights than all else together: not copied
         self.modulation = self._linear("modulation") if stack.low_rank else None
         self.proj, self.proj_bias = self._linear("proj")
         (gate, self.gate_bias), (width, self.width_bias) = self._linear("gate_head"), self._linear("width_head")
         self.heads = torch.cat([gate, width], dim=1).mT  # (L, R, 1 + S)
-        self.activation, self.slopes = first.activation, None
-        if first.dial is not None:
+        self.slopes = None
+        if self.routers[0].dial is not None:
             dials = [cast(BudgetDial, router.dial) for router in self.routers]
             gates: list[Tensor] = [dial.gate_slope for dial in dials]
             widths: list[Tensor] = [dial.width_slopes for dial in dials]
@@ -102,7 +101,7 @@ class StackedRouters:
                 assert budget is not None
                 gate, width = turn(gate, width, budget, *self.slopes)
             offset = torch.cat([gate.unsqueeze(-1), width], dim=-1)
-        return ReadyRouters(gamma.contiguous(), self.proj, shift, self.heads, offset, self.activation)
+        return ReadyRouters(gamma.contiguous(), self.proj, shift, self.heads, offset, self.routers[0].activation)
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor]:
         """A linear layer of every router: weights (L, out, in), biases (L, 1, out)."""
@@ -112,8 +111,8 @@ class StackedRouters:
         )
 
 
-def logits(x: Tensor, mask: Tensor | None, router: BlockRouter, activation: str) -> Tensor:
+def logits(x: Tensor, mask: Tensor | None, router: BlockRouter) -> Tensor:
     """Eq. 4-6 for one block, (B, T, D) to the gate's logit and those of the widths, (B, 1 + S), float32."""
     with torch.autocast(x.device.type, enabled=False):
-        pooled = pool(x, router.gamma, router.weight, router.shift, mask, activation)  # (B, R)
+        pooled = pool(x, router.gamma, router.weight, router.shift, mask, router.activation)  # (B, R)
         return torch.addmm(router.offset, pooled, router.heads)

@@ -172,7 +172,7 @@ class Routers:
             condition, budget = self._told(source.batch)
             self.watch(site.index, (tokens, condition, mask, budget))
         run = logits if fuses(tokens) else self._logits  # the kernel needs no compiler
-        said = run(tokens, mask, self._get_ready(source.batch).block(site.index), self.config.router_activation)
+        said = run(tokens, mask, self._get_ready(source.batch).block(site.index))
         group = _token_group(self.transformer)
         return OnItsWay(said if group is None else mean_over_ranks(said, group))
 
