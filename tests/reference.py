@@ -191,12 +191,13 @@ def router_tokens(backbone: Backbone, config: ElasticConfig, call: Call) -> Tens
 
 def by_routers(weights: dict[str, Tensor], backbone: Backbone, config: ElasticConfig) -> Choose:
     """Eq. 10, 12 and Algorithm 1's band, by the routers' weights."""
-    calls: list[Call] = []
+    calls: dict[tuple[int, int], Call] = {}
 
     def choose(call: Call) -> Wish:
-        calls.append(call)
-        read = calls[-2] if config.decide_ahead and call.index else call
-        temb = call.temb[0] if call.temb.ndim == 2 else call.temb[0].float().mean(dim=0)
+        calls[call.step, call.index] = call
+        at = max(call.step - config.decision_lag, 0), max(call.index - config.decide_ahead, 0)
+        read, temb = calls[at], calls[at].temb
+        temb = temb[0] if temb.ndim == 2 else temb[0].float().mean(dim=0)
         gate, widths = router_logits(weights, call.index, config, router_tokens(backbone, config, read), temb)
         p = float(1 / (1 + torch.exp(-gate)))
         band = config.tau <= p <= config.tau + config.delta and call.step >= config.reuse_from_step

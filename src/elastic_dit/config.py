@@ -25,6 +25,9 @@ class ElasticConfig(BaseModel):
     decide_ahead: bool = False
     """Whether a block's router reads the input of the block before it (the first one its own). What it says is then on
     the host before the block is due, and a GPU need not wait for it. Not in the paper."""
+    decision_lag: Literal[0, 1] = 0
+    """1: a block does what its router read at the step before, so that no device waits for a decision; at a run's first
+    step, what it reads then. Inference alone; training goes on as with 0. Not in the paper."""
     router_activation: Literal["relu", "gelu", "silu"] = "relu"
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"
@@ -147,8 +150,9 @@ class ElasticConfig(BaseModel):
 
     @model_validator(mode="after")
     def _tokens_are_read_ahead(self) -> "ElasticConfig":
-        if self.decide_ahead and self.router_input == "timestep":
-            raise ValueError("decide_ahead is about tokens; routers of the timestep read none, and all decide ahead")
+        for name, value in (("decide_ahead", self.decide_ahead), ("decision_lag", self.decision_lag)):
+            if value and self.router_input == "timestep":
+                raise ValueError(f"{name} is about tokens; routers of the timestep read none, and all decide ahead")
         return self
 
     @model_validator(mode="after")

@@ -84,6 +84,15 @@ class ElasticModel:
         self._set("max_reuse", value)
 
     @property
+    def decision_lag(self) -> int:
+        """1: blocks do what their routers read at the step before, so that no device waits for a decision; 0 or 1."""
+        return self.config.decision_lag
+
+    @decision_lag.setter
+    def decision_lag(self, value: int) -> None:
+        self._set("decision_lag", value)
+
+    @property
     def max_forecast(self) -> int:
         """How many steps in a row may have their velocity forecast; 0 computes all."""
         return self.config.max_forecast

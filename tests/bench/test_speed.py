@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elastic_dit.bench.lane import Lane
+from elastic_dit.bench.lane import AHEAD, LATE, Lane
 from elastic_dit.bench.sizes import SIZES, Size, size
 from elastic_dit.bench.speed import FROZEN, speed
 from elastic_dit.engine.plan import Plan
@@ -20,13 +20,14 @@ def test_a_record_of_every_variant(lane: Lane) -> None:
     record = speed(lane, batch=3, steps=4, repeats=2, compiled=False, progress=lambda *state: shown.append(state))
     rows = {row["name"]: row for row in record.results["rows"]}
     routed = ["all open", "skip", "skip + width", "skip + width + cache"]
-    assert set(rows) == {"dense", *routed, f"{routed[0]}, decided ahead", f"{routed[3]}, decided ahead", FROZEN}
+    earlier = [f"{name}{how}" for name in (routed[0], routed[3]) for how in (AHEAD, LATE)]
+    assert set(rows) == {"dense", *routed, *earlier, FROZEN}
     shares = [rows[name]["flops_share"] for name in (*routed, FROZEN)]
     assert rows["dense"]["flops_share"] == 1
     assert shares[0] > 1  # dense, and the routers
     assert shares == sorted(shares, reverse=True)
-    for name in (routed[0], routed[3]):  # when a router is asked does not change what it costs
-        assert rows[f"{name}, decided ahead"]["flops_share"] == pytest.approx(rows[name]["flops_share"])
+    for name in earlier:  # when a router is asked does not change what it costs
+        assert rows[name]["flops_share"] == pytest.approx(rows[name.split(", ")[0]]["flops_share"])
     assert rows["the same, frozen"]["reuse_rate"] == rows["skip + width + cache"]["reuse_rate"] > 0
     assert set(record.samples) == {f"{name}_{what}" for name in rows for what in ("seconds", "beside_seconds")}
     assert all(len(values) == 2 * 4 for values in record.samples.values())

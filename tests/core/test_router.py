@@ -7,7 +7,7 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import StackedRouters, logits
+from elastic_dit.core.ready_routers import StackedRouters, read
 from elastic_dit.core.router import Router, RouterOutput, masked_mean, with_noise
 from elastic_dit.core.router_stack import RouterStack
 from reference import router_logits
@@ -51,10 +51,10 @@ def test_all_routers_at_once_say_what_each_says(changes: dict[str, Any]) -> None
         torch.nn.init.normal_(router.dial.width_slopes)
     condition, x, mask = stack.condition(torch.randn(B, C)), torch.randn(B, T, D), torch.rand(B, T) > 0.5
     ready = StackedRouters(stack).at(condition, budget)
-    blind = ready.without_tokens()
+    blind = ready.say_all(ready.without_tokens)
     assert not blind.requires_grad
     for index, router in enumerate(stack.routers):
-        said = logits(x, mask, ready.block(index))
+        said = ready.say(index, read(x, mask, ready.block(index)))
         for tokens, packed in (((x, condition, mask), said), ((None, condition, None), blind[index])):
             alone = router(*tokens, budget)
             torch.testing.assert_close(packed[:, 0], alone.gate_logit)

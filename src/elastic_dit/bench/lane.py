@@ -21,6 +21,8 @@ from elastic_dit.verbs import elasticize
 
 AHEAD = ", decided ahead"
 """What the name of a contender ends with whose routers read the input of the block before (`decide_ahead`)."""
+LATE = ", a step late"
+"""The same, of one whose blocks do what was read in the step before (`decision_lag`)."""
 COMPILED = ", compiled"
 """What the name of a compiled contender ends with."""
 GRAPHS = ", CUDA graphs"
@@ -68,37 +70,45 @@ class Lane:
         *,
         routed: bool = True,
         ahead: bool = False,
+        late: bool = False,
         compiled: bool = False,
         graphs: bool = False,
     ) -> Contender:
         """An elastic twin under a plan.
 
         Args:
-            name: to which `AHEAD`, `COMPILED` or `GRAPHS` is added.
+            name: to which `AHEAD`, `LATE`, `COMPILED` or `GRAPHS` is added.
             plan: what it does.
             routed: the routers run as well, and are overruled.
             ahead: each router reads the input of the block before it.
+            late: each router is heard a step later.
             compiled: with compiled blocks.
             graphs: with compiled blocks under CUDA graphs.
         """
-        elastic = elasticize(self.twin(), preset(self.size.preset, decide_ahead=ahead))
+        elastic = elasticize(self.twin(), preset(self.size.preset, decide_ahead=ahead, decision_lag=int(late)))
         elastic.stack.to(self.device)
         elastic.force(plan, routed=routed)
         if graphs:
             elastic.compile(fullgraph=True, mode="reduce-overhead")
         elif compiled:
             elastic.compile(fullgraph=True)
-        name = self.name_of(name, ahead=ahead, compiled=compiled, graphs=graphs)
+        name = self.name_of(name, ahead=ahead, late=late, compiled=compiled, graphs=graphs)
         self.elastic[name] = elastic
         reference = DENSE + COMPILED * (compiled or graphs)
         return Contender(name, elastic.transformer, elastic.reset, reference=reference)
 
     @staticmethod
     def name_of(
-        name: str, *, routed: bool = True, ahead: bool = False, compiled: bool = False, graphs: bool = False
+        name: str,
+        *,
+        routed: bool = True,
+        ahead: bool = False,
+        late: bool = False,
+        compiled: bool = False,
+        graphs: bool = False,
     ) -> str:
         """What `elastic_contender`, with the same arguments, calls the one that it makes."""
-        return name + AHEAD * ahead + (GRAPHS if graphs else COMPILED * compiled)
+        return name + AHEAD * ahead + LATE * late + (GRAPHS if graphs else COMPILED * compiled)
 
     def routes(self, name: str) -> dict[str, float]:
         """What an elastic contender did in its last run."""

@@ -38,7 +38,7 @@ def speed(
     config: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> RunRecord:
-    """Dense, and the elastic model: all open; skipping; with width; with the cache; decided ahead; frozen; compiled.
+    """Dense, and the elastic model: all open; skipping; with width; with the cache; decided earlier; frozen; compiled.
 
     Args:
         lane: the transformer.
@@ -74,19 +74,21 @@ def speed(
 
 def _rows(plan: Plan, compiled: bool, graphs: bool) -> list[Row]:
     """All elastic rows of the table, in its order."""
-    every, ahead, frozen = Plan(np.ones_like(plan.keep)), {"ahead": True}, {"routed": False}
+    every, ahead, late, frozen = Plan(np.ones_like(plan.keep)), {"ahead": True}, {"late": True}, {"routed": False}
     rows: list[Row] = [
         (ALL_OPEN, every, {}),
         (ALL_OPEN, every, ahead),
+        (ALL_OPEN, every, late),
         ("skip", Plan(plan.keep), {}),
         ("skip + width", Plan(plan.keep, width=plan.width), {}),
         (CACHE, plan, {}),
         (CACHE, plan, ahead),
+        (CACHE, plan, late),
         (FROZEN, plan, frozen),
     ]
     if compiled:
         rows += [(name, of, how | {"compiled": True}) for name, of, how in rows if name in (ALL_OPEN, CACHE, FROZEN)]
-        rows += [(name, plan, how | {"graphs": True}) for name, how in ((CACHE, ahead), (FROZEN, frozen)) if graphs]
+        rows += [(name, plan, how | {"graphs": True}) for name, how in ((CACHE, late), (FROZEN, frozen)) if graphs]
     return rows
 
 

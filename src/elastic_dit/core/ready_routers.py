@@ -16,7 +16,7 @@ from elastic_dit.core.router_stack import RouterStack
 
 
 class BlockRouter(NamedTuple):
-    """What one block's router needs beside x."""
+    """What one block's router needs beside x, but for its heads."""
 
     gamma: Tensor
     """(B, D)."""
@@ -24,10 +24,6 @@ class BlockRouter(NamedTuple):
     """W, (R, D)."""
     shift: Tensor
     """delta W + b, (B, R)."""
-    heads: Tensor
-    """W_g and W_w side by side, (R, 1 + S)."""
-    offset: Tensor
-    """Their biases, and what a budget below 1 adds, (B, 1 + S)."""
     activation: str
 
 
@@ -42,19 +38,29 @@ class ReadyRouters:
     shift: Tensor
     """(L, B, R)."""
     heads: Tensor
-    """(L, R, 1 + S)."""
+    """W_g and W_w side by side, (L, R, 1 + S)."""
     offset: Tensor
-    """(L, B, 1 + S)."""
+    """Their biases, and what a budget below 1 adds, (L, B, 1 + S)."""
     activation: str
 
     def block(self, index: int) -> BlockRouter:
         """Of one block."""
-        gamma, weight, shift = self.gamma[index], self.weights[index], self.shift[index]
-        return BlockRouter(gamma, weight, shift, self.heads[index], self.offset[index], self.activation)
+        return BlockRouter(self.gamma[index], self.weights[index], self.shift[index], self.activation)
 
+    @property
     def without_tokens(self) -> Tensor:
-        """What all routers say where x = 0 in Eq. 4: the gate's logit, then those of the widths, (L, B, 1 + S)."""
-        return torch.baddbmm(self.offset, ACTIVATIONS[self.activation](self.shift), self.heads)
+        """What all routers pool where x = 0 in Eq. 4, (L, B, R)."""
+        return ACTIVATIONS[self.activation](self.shift)
+
+    def say(self, index: int, pooled: Tensor) -> Tensor:
+        """Eq. 6 for one block: what was pooled (B, R) to the gate's logit and those of the widths, (B, 1 + S)."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return torch.addmm(self.offset[index], pooled, self.heads[index])
+
+    def say_all(self, pooled: Tensor) -> Tensor:
+        """The same for all blocks, (L, B, R) to (L, B, 1 + S)."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return torch.baddbmm(self.offset, pooled, self.heads)
 
 
 class StackedRouters:
@@ -111,8 +117,7 @@ class StackedRouters:
         )
 
 
-def logits(x: Tensor, mask: Tensor | None, router: BlockRouter) -> Tensor:
-    """Eq. 4-6 for one block, (B, T, D) to the gate's logit and those of the widths, (B, 1 + S), float32."""
+def read(x: Tensor, mask: Tensor | None, router: BlockRouter) -> Tensor:
+    """Eq. 4-5 and the token mean of Eq. 6 for one block, (B, T, D) to (B, R), float32."""
     with torch.autocast(x.device.type, enabled=False):
-        pooled = pool(x, router.gamma, router.weight, router.shift, mask, router.activation)  # (B, R)
-        return torch.addmm(router.offset, pooled, router.heads)
+        return pool(x, router.gamma, router.weight, router.shift, mask, router.activation)

@@ -173,10 +173,10 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def mean_over_ranks(logits: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """What one rank with all tokens would say, where each rank has an equal share of them: the heads are linear.
+def mean_over_ranks(values: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """What one rank with all tokens would pool or say, where each has an equal share of them: the heads are linear.
 
     Without it ranks would take different routes and wait for one another forever.
     """
-    dist.all_reduce(logits, group=group)  # pyright: ignore[reportUnknownMemberType]
-    return logits / group.size()
+    dist.all_reduce(values, group=group)  # pyright: ignore[reportUnknownMemberType]
+    return values / group.size()

@@ -110,7 +110,7 @@ class Engine:
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
-        self.routers.unspent, self._spent = self._branch.unspent, []
+        self.routers.unspent, self.routers.pooled, self._spent = self._branch.unspent, self._branch.pooled, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
             self.routers.renew()

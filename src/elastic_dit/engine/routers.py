@@ -14,7 +14,7 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, logits
+from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, read
 from elastic_dit.core.router import Router, RouterOutput, fuses, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.site import BlockCall, Site
@@ -40,6 +40,10 @@ class Routers:
         """The budget of each row of this forward, where it was shared out."""
         self.watch: Callable[[int, tuple[Tensor | None, ...]], None] | None = None
         """Where there is one, called with a block's index and what its router, if it reads tokens, is asked."""
+        self.pooled: dict[int, Tensor] = {}
+        """By block, what its router last pooled from its tokens in this branch, (B, R)."""
+        self._late = False
+        """Whether blocks do what was read in the step before."""
         self._condition: Tensor | None = None
         self._stacked: StackedRouters | None = None
         """The weights of this run: nobody trains during one."""
@@ -52,7 +56,7 @@ class Routers:
         self._flops: dict[int, float] = {}
         """Of one router, by the tokens that it reads."""
         self._call: Callable[..., RouterOutput] = _call
-        self._logits = logits
+        self._read = read
 
     def __len__(self) -> int:
         return len(self.stack.routers)
@@ -60,7 +64,7 @@ class Routers:
     def compile(self, options: dict[str, Any]) -> None:
         """From now on they run compiled, all of them in one graph's turns."""
         self._call = torch.compile(_call, **options)
-        self._logits = torch.compile(logits, **options)
+        self._read = torch.compile(read, **options)
 
     def to(self, device: torch.device) -> None:
         """Go where the transformer's input is."""
@@ -78,6 +82,7 @@ class Routers:
         assert self.stack.condition is not None
         self.forget()
         self._condition = self.stack.condition(temb)
+        self._late = self.config.decision_lag > 0 and len(self.pooled) == len(self.sites)
 
     def tell(self, temb: Tensor) -> Tensor:
         """The timestep embedding, (B, D) or (B, T, D), with the budget in it; where there is a `BudgetEmbedding`."""
@@ -88,6 +93,7 @@ class Routers:
     def forget(self) -> None:
         """The forward is over."""
         self._condition = self._ready = self._ahead = self._allocated = self._due = self._before = None
+        self._late = False
 
     def budgets(self, batch: int) -> Tensor:
         """The budget of each row in this forward (B,), also where a pipeline's batch holds several guidance branches.
@@ -135,6 +141,10 @@ class Routers:
         if self.config.router_input == "timestep":
             return self.decide_all(call.batch, step)[site.index]
         source = self._source(call)
+        if self._late:
+            decision = self.decide_all(call.batch, step)[site.index]
+            self._pool(site, source)  # for the next step
+            return decision
         due, self._due = self._due or self._ask(site, source), None
         if self.config.decide_ahead and site.index + 1 < len(self.sites):
             self._due = self._ask(self.sites[site.index + 1], call)  # before this block is queued, not behind it
@@ -142,9 +152,13 @@ class Routers:
         return self._decide(site, keep_probability(said[:, 0]).tolist(), said[:, 1:].tolist(), step)
 
     def decide_all(self, batch: int, step: int) -> list[Decision]:
-        """What all routers want, where none reads tokens: in one host synchronisation for the whole forward."""
+        """What all routers want, where none reads tokens of this step: in one host synchronisation for the forward."""
         if self._ahead is None:
-            said = self._get_ready(batch).without_tokens().cpu()  # (L, B, 1 + S)
+            ready = self._get_ready(batch)
+            pooled = ready.without_tokens  # (L, B, R)
+            if self._late:
+                pooled = self._over_ranks(torch.stack([self.pooled[site.index] for site in self.sites]))
+            said = ready.say_all(pooled).cpu()  # (L, B, 1 + S)
             p, widths = keep_probability(said[..., 0]).tolist(), said[..., 1:].tolist()
             self._ahead = [self._decide(*block, step) for block in zip(self.sites, p, widths, strict=True)]
         return self._ahead
@@ -164,17 +178,27 @@ class Routers:
             self._ready = self._stacked.at(*self._told(batch))
         return self._ready
 
-    @torch.no_grad()
     def _ask(self, site: Site, source: BlockCall) -> "OnItsWay":
         """Begin to find out what a block's router says of the input of a block."""
+        pooled = self._pool(site, source)
+        return OnItsWay(self._over_ranks(self._get_ready(source.batch).say(site.index, pooled)))
+
+    @torch.no_grad()
+    def _pool(self, site: Site, source: BlockCall) -> Tensor:
+        """What a block's router reads in the input of a block, (B, R)."""
         tokens, mask = self._tokens(source)
         if self.watch is not None:
             condition, budget = self._told(source.batch)
             self.watch(site.index, (tokens, condition, mask, budget))
-        run = logits if fuses(tokens) else self._logits  # the kernel needs no compiler
-        said = run(tokens, mask, self._get_ready(source.batch).block(site.index))
+        run = read if fuses(tokens) else self._read  # the kernel needs no compiler
+        pooled = run(tokens, mask, self._get_ready(source.batch).block(site.index))
+        self.pooled[site.index] = pooled
+        return pooled
+
+    def _over_ranks(self, values: Tensor) -> Tensor:
+        """What was pooled or said, or its mean over the ranks that share out the tokens."""
         group = _token_group(self.transformer)
-        return OnItsWay(said if group is None else mean_over_ranks(said, group))
+        return values if group is None else mean_over_ranks(values, group)
 
     def route(self, site: Site, call: BlockCall) -> RouterOutput:
         """Eq. 4-6 on the tokens the config names, in training."""
@@ -186,9 +210,8 @@ class Routers:
         if torch.is_grad_enabled():  # its activations would be a tenth of a block's; to compute them again is cheap
             route = partial(checkpoint, route, use_reentrant=False)
         output = route(tokens, condition, mask, budget)
-        group = _token_group(self.transformer)
-        if group is not None:
-            said = mean_over_ranks(torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1), group)
+        if _token_group(self.transformer) is not None:
+            said = self._over_ranks(torch.cat([output.gate_logit.unsqueeze(-1), output.width_logits], dim=-1))
             output = RouterOutput(said[:, 0], said[:, 1:])
         if site.always_open:  # times zero: every parameter keeps its place in the graph
             output = output._replace(gate_logit=output.gate_logit * 0 + ALWAYS_OPEN_LOGIT)

@@ -37,6 +37,8 @@ class Branch:
     """Its last output, computed or not."""
     guidance: GuidanceBank = field(default_factory=GuidanceBank)
     """How far it was from the first branch."""
+    pooled: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """By block, what its router last pooled from its tokens, (B, R)."""
     unspent: list[float] = field(default_factory=list[float])
     """By sample, what its forwards so far took less than their budgets, in dense forwards; empty before the first."""
 
