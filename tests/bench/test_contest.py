@@ -167,11 +167,19 @@ def test_an_adapter_at_another_threshold(pipe: Any, folder: Path, tmp_path: Path
     assert ours.cost(high).flops_share < ours.cost(low).flops_share
 
 
+def test_an_adapter_that_is_a_step_late(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    now, late = (list_rows([f"{folder / 'adapter'}@K=0@lag={lag}"], [])[1].runs[0] for lag in (0, 1))
+    assert late.name.endswith("adapter, K = 0, lag = 1")
+    ours = contest(pipe, tmp_path)
+    ours.images(late)
+    assert (pixels(ours.images(now)) != pixels(ours.images(late))).any()
+
+
 def test_what_has_no_routers_has_no_dial(pipe: Any, tmp_path: Path) -> None:
     converted = str(save_converted(tmp_path / "dydit", convert(copy.deepcopy(pipe.transformer), {"method": "dydit"})))
     fixed = str(elasticize(pipe, ElasticConfig.of(route=(1.0, 0.0, 1.0))).save(tmp_path / "fixed"))
     restore(pipe)
-    for asked in (f"{converted}@tau=0.6", f"{fixed}@tau=0.6", f"{fixed}@K=2"):
+    for asked in (f"{converted}@tau=0.6", f"{fixed}@tau=0.6", f"{fixed}@K=2", f"{fixed}@lag=1"):
         with pytest.raises(ConfigError, match="no routers"):
             list_rows([asked], [0.5])
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from elastic_dit.baselines import Task, baselines
-from elastic_dit.bench.entries import Entry, Wish
+from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
 from elastic_dit.bench.race import Counting, Progress, silent
 from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME
@@ -229,7 +229,7 @@ class Contest:
 
     def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
         """The dial as the entry has it; returns what to call before a run."""
-        for name in ("budget", "max_reuse", "tau"):
+        for name in ("budget", *OF_ROUTERS):
             if (value := getattr(entry, name)) is not None:
                 setattr(elastic, name, value)
         return elastic.reset

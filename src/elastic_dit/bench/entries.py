@@ -18,9 +18,12 @@ ASKED: dict[str, tuple[str, type]] = {
     "K": ("max_reuse", int),
     "steps": ("steps", int),
     "tau": ("tau", float),
+    "lag": ("decision_lag", int),
 }
 """What may stand behind the `@` of an adapter, before its `=`: a field of `Entry`."""
-WORDS = {"max_reuse": "K = {}", "steps": "{} steps", "tau": "tau = {:g}"}
+WORDS = {"max_reuse": "K = {}", "steps": "{} steps", "tau": "tau = {:g}", "decision_lag": "lag = {}"}
+OF_ROUTERS = {"max_reuse", "tau", "decision_lag"}
+"""What changes nothing where there are none."""
 
 
 class Entry(NamedTuple):
@@ -37,6 +40,8 @@ class Entry(NamedTuple):
     """Denoising steps in place of everybody's."""
     tau: float | None = None
     """The threshold in place of the adapter's own."""
+    decision_lag: int | None = None
+    """Likewise, whether blocks do what was read in the step before."""
 
 
 class Row(NamedTuple):
@@ -81,11 +86,11 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
 
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
     in `@` and a number is at that budget alone, in `@K=` and a number reuses with that K, in `@steps=` and a number
-    takes so many steps, in `@tau=` and a number has that threshold.
+    takes so many steps, in `@tau=` and a number has that threshold, in `@lag=` and a number that `decision_lag`.
 
     Raises:
-        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K or a tau
-            for what has no routers.
+        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K, a tau or
+            a lag for what has no routers.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
@@ -95,7 +100,7 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         if not folders:
             raise ConfigError(f"no adapter fits {adapter!r}; expected folders, as runs/noise-*/adapter")
         configs = {folder: _config(folder) for folder in folders}
-        turned = sorted({"tau", "max_reuse"} & own.keys())
+        turned = sorted(OF_ROUTERS & own.keys())
         for folder, config in configs.items():
             if turned and (config is None or config.route is not None):
                 raise ConfigError(f"{asked} asks for another {turned[0]}; {folder} has no routers that it would change")

@@ -74,7 +74,7 @@ def images(
             help="Adapter; may be given several times. With a `*`, as `runs/noise-*/adapter`, it is one row: the "
             "trainings of one recipe with several seeds. FOLDER@0.8 is at that budget alone, "
             "FOLDER@K=3 reuses each residual up to three times, FOLDER@steps=4 takes four steps, FOLDER@tau=0.6 has "
-            "that threshold."
+            "that threshold, FOLDER@lag=1 does what routers read in the step before."
         ),
     ] = None,
     budgets: Annotated[
