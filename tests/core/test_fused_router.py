@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastic_dit import ElasticConfig
+from elastic_dit.core import ready_routers
 from elastic_dit.core import router as router_module
+from elastic_dit.core.ready_routers import StackedRouters, plain_read
 from elastic_dit.core.router import ACTIVATIONS, Router, fuses, masked_mean, plain_pool
+from elastic_dit.core.router_stack import RouterStack
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -31,15 +34,17 @@ def exact(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor 
 
 def assert_exact(x: Tensor, hidden: int, mask: Tensor | None, activation: str, atol: float = 1e-6) -> None:
     """The kernel is float32's rounding away from float64; values are of the order of 1."""
-    from elastic_dit.core.fused_router import fused_pool
+    from elastic_dit.core.fused_router import fused_pool, scale
 
     batch, _, dim = x.shape
-    shapes = (batch, dim), (hidden, dim), (batch, hidden)
+    shapes = (2, batch, dim), (2, hidden, dim), (batch, hidden)
     gamma, weight, shift = (torch.randn(shape).to(x.device) for shape in shapes)
-    read = (x, gamma / 4, weight / dim**0.5, shift, mask, activation)
-    pooled = fused_pool(*read)
-    assert pooled.dtype == torch.float32
-    torch.testing.assert_close(pooled.double(), exact(*read), rtol=0, atol=atol)
+    gamma, weight = gamma / 4, weight / dim**0.5
+    for block, scaled in enumerate(scale(weight, gamma, x.dtype)):
+        pooled = fused_pool(x, scaled, shift, mask, activation)
+        assert pooled.dtype == torch.float32
+        wanted = exact(x, gamma[block], weight[block], shift, mask, activation)
+        torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=atol)
 
 
 def interpret() -> None:
@@ -71,8 +76,14 @@ def interpret() -> None:
     router, inputs = Router(ElasticConfig.of(init="random", modulation="full"), dim, 8), (x, torch.randn(batch, 8))
     with torch.no_grad():
         plain = router(*inputs)
-        router_module.fuses = lambda _: True
+        router_module.fuses = ready_routers.fuses = lambda _: True
         torch.testing.assert_close(router(*inputs), plain, rtol=1e-5, atol=1e-6)
+        print("all routers of a transformer")
+        stack = RouterStack(ElasticConfig.of(init="random"), dim, 8, blocks=3)
+        ready = StackedRouters(stack).at(stack.condition(torch.randn(batch, 8)))
+        for index in range(3):
+            plain = plain_read(x, None, ready.block(index))
+            torch.testing.assert_close(ready.pool(index, x, None, plain_read), plain, rtol=1e-5, atol=1e-6)
 
 
 def _let_it_multiply_bfloat16() -> None:
@@ -95,7 +106,7 @@ def test_the_interpreted_kernel_is_float32s_rounding_away_from_float64() -> None
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.endswith("a router\n")
+    assert run.stdout.endswith("all routers of a transformer\n")
 
 
 @needs_triton

@@ -7,7 +7,7 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import StackedRouters, read
+from elastic_dit.core.ready_routers import StackedRouters, plain_read
 from elastic_dit.core.router import Router, RouterOutput, masked_mean, with_noise
 from elastic_dit.core.router_stack import RouterStack
 from reference import router_logits
@@ -54,7 +54,7 @@ def test_all_routers_at_once_say_what_each_says(changes: dict[str, Any]) -> None
     blind = ready.say_all(ready.without_tokens)
     assert not blind.requires_grad
     for index, router in enumerate(stack.routers):
-        said = ready.say(index, read(x, mask, ready.block(index)))
+        said = ready.say(index, ready.pool(index, x, mask, plain_read))
         for tokens, packed in (((x, condition, mask), said), ((None, condition, None), blind[index])):
             alone = router(*tokens, budget)
             torch.testing.assert_close(packed[:, 0], alone.gate_logit)

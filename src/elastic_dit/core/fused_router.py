@@ -1,6 +1,6 @@
 """Eq. 4-5 and the token mean of Eq. 6 in a GPU kernel that reads the hidden states once. Imported where Triton is.
 
-B batch, T tokens, D model width, R router hidden width.
+B batch, L blocks, T tokens, D model width, R router hidden width.
 
 FLUX.1-dev, 4096 tokens of width 3072 in bfloat16: beside the weights 25 MB are read, where the plain form's operators
 read 128 MB and write 103 MB.
@@ -12,7 +12,7 @@ read 128 MB and write 103 MB.
 # ruff: noqa: ANN001, ANN201, ANN202
 # Triton comes with the CUDA builds of torch alone, and a kernel's arguments are pointers and numbers of its own types.
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import triton
@@ -35,15 +35,16 @@ def _activate(h, activation: tl.constexpr):
 
 
 @triton.jit
-def scale_weight(weight, gamma, parts, weight_sum, D, exact: tl.constexpr, BD: tl.constexpr):
-    """w = (1 + gamma) W for one row of W and one sample, and its sum; `fused_pool` tells the shapes.
+def scale_weight(weight, gamma, parts, weight_sum, batch, D, exact: tl.constexpr, BD: tl.constexpr):
+    """w = (1 + gamma) W for one row of a block's W and one sample, and its sum; `scale` tells the shapes.
 
     Where x is bfloat16, w becomes three bfloat16 that hold a float32's 24 bits: their exponents are alike, and their
     products with x are exact in float32. So tensor cores have the accuracy of float32, which they would not be given.
     """
-    r, row, R = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(0)
+    r, row, R = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(0)  # row: of all samples of all blocks
     d = tl.arange(0, BD)
-    w = tl.load(weight + r * D + d, mask=d < D, other=0.0) * (1 + tl.load(gamma + row * D + d, mask=d < D, other=0.0))
+    w = tl.load(weight + (row // batch * R + r) * D + d, mask=d < D, other=0.0)
+    w *= 1 + tl.load(gamma + row * D + d, mask=d < D, other=0.0)
     tl.store(weight_sum + row * R + r, tl.sum(w, axis=0))
     if exact:
         tl.store(parts + (row * R + r) * D + d, w, mask=d < D)
@@ -134,7 +135,35 @@ def blocks(hidden: int) -> dict[str, int]:
     return {"BT": BLOCK_T, "BD": max(16, min(64, 4096 // wide)), "BR": wide, "num_warps": warps, "num_stages": 3}
 
 
-def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
+class ScaledWeight(NamedTuple):
+    """w = (1 + gamma) W of one block, as the kernel reads it."""
+
+    parts: Tensor
+    """Three bfloat16 that add up to w, (B, 3, R, D); or w itself, float32 (B, 1, R, D)."""
+    weight_sum: Tensor
+    """w summed over D, (B, R)."""
+
+
+def scale(weights: Tensor, gamma: Tensor, dtype: torch.dtype) -> list[ScaledWeight]:
+    """The weights of L blocks, all at once.
+
+    Args:
+        weights: W, (L, R, D), float32.
+        gamma: of Eq. 4, (L, B, D), float32.
+        dtype: of the hidden states.
+    """
+    (blocks, hidden, dim), batch, exact = weights.shape, gamma.shape[1], dtype != torch.bfloat16
+    kind = torch.float32 if exact else torch.bfloat16
+    parts = weights.new_empty(blocks, batch, 1 if exact else 3, hidden, dim, dtype=kind)
+    weight_sum = weights.new_empty(blocks, batch, hidden)
+    with torch.cuda.device_of(weights):
+        cast(Any, scale_weight)[hidden, blocks * batch](
+            weights.contiguous(), gamma.contiguous(), parts, weight_sum, batch, dim, exact, triton.next_power_of_2(dim)
+        )
+    return [ScaledWeight(*own) for own in zip(parts.unbind(), weight_sum.unbind(), strict=True)]
+
+
+def fused_pool(x: Tensor, scaled: ScaledWeight, shift: Tensor, mask: Tensor | None, activation: str) -> Tensor:
     """`plain_pool` without gradients: Eq. 4-5 and the token mean of Eq. 6, to float32 accuracy.
 
     The same inputs give the same bits: each tile has its own partial sum, and none waits for another. As with any
@@ -142,8 +171,7 @@ def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Te
 
     Args:
         x: hidden states (B, T, D), float32 or half precision, of any strides.
-        gamma: of Eq. 4, (B, D), float32.
-        weight: W, (R, D), float32.
+        scaled: of the block, made for the dtype of x.
         shift: delta W + b, (B, R), float32.
         mask: bool (B, T), true where a token counts; None counts all.
         activation: "relu", "gelu" or "silu".
@@ -152,17 +180,11 @@ def fused_pool(x: Tensor, gamma: Tensor, weight: Tensor, shift: Tensor, mask: Te
         (B, R), float32.
     """
     batch, tokens, dim = x.shape
-    hidden, exact = len(weight), x.dtype != torch.bfloat16
-    tiles = -(-tokens // BLOCK_T)
-    parts = x.new_empty(batch, 1 if exact else 3, hidden, dim, dtype=torch.float32 if exact else torch.bfloat16)
-    weight_sum = x.new_empty(batch, hidden, dtype=torch.float32)
+    hidden, tiles = shift.shape[1], -(-tokens // BLOCK_T)
     partial = x.new_empty(batch, tiles, hidden, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        cast(Any, scale_weight)[hidden, batch](
-            weight.contiguous(), gamma.contiguous(), parts, weight_sum, dim, exact, triton.next_power_of_2(dim)
-        )
         cast(Any, pool_tile)[tiles, batch](
-            x, parts, weight_sum, shift.contiguous(), mask, partial, tokens, dim, hidden,
+            x, *scaled, shift.contiguous(), mask, partial, tokens, dim, hidden,
             *x.stride(), *((0, 0) if mask is None else mask.stride()),
             activation=activation, **blocks(hidden),
         )  # fmt: skip

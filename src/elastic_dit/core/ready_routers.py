@@ -4,15 +4,20 @@ Routers have so little to do that calling their layers one by one takes most of 
 B batch, L blocks, T tokens, D model width, R router hidden width, S number of widths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from elastic_dit.core.budget_dial import BudgetDial, turn
-from elastic_dit.core.router import ACTIVATIONS, Router, pool
+from elastic_dit.core.router import ACTIVATIONS, Router, fuses, plain_pool
 from elastic_dit.core.router_stack import RouterStack
+
+if TYPE_CHECKING:
+    from elastic_dit.core.fused_router import ScaledWeight
 
 
 class BlockRouter(NamedTuple):
@@ -27,7 +32,7 @@ class BlockRouter(NamedTuple):
     activation: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReadyRouters:
     """All routers of a backbone at one timestep; the same as `Router.forward` says, without gradients."""
 
@@ -42,6 +47,30 @@ class ReadyRouters:
     offset: Tensor
     """Their biases, and what a budget below 1 adds, (L, B, 1 + S)."""
     activation: str
+    _scaled: "list[ScaledWeight] | None" = None
+
+    @cached_property
+    def _shifts(self) -> tuple[Tensor, ...]:
+        return self.shift.unbind()
+
+    def pool(
+        self, index: int, x: Tensor, mask: Tensor | None, plain: Callable[[Tensor, Tensor | None, BlockRouter], Tensor]
+    ) -> Tensor:
+        """Eq. 4-5 and the token mean of Eq. 6 for one block, (B, T, D) to (B, R), float32.
+
+        Args:
+            index: of the block.
+            x: hidden states (B, T, D), of one dtype in all calls.
+            mask: (B, T), true where a token counts in the mean; None counts all.
+            plain: `plain_read`, or that compiled, for where the kernel does not run.
+        """
+        if not fuses(x):
+            return plain(x, mask, self.block(index))
+        from elastic_dit.core.fused_router import fused_pool, scale
+
+        if self._scaled is None:
+            self._scaled = scale(self.weights, self.gamma, x.dtype)
+        return fused_pool(x, self._scaled[index], self._shifts[index], mask, self.activation)
 
     def block(self, index: int) -> BlockRouter:
         """Of one block."""
@@ -117,7 +146,7 @@ class StackedRouters:
         )
 
 
-def read(x: Tensor, mask: Tensor | None, router: BlockRouter) -> Tensor:
-    """Eq. 4-5 and the token mean of Eq. 6 for one block, (B, T, D) to (B, R), float32."""
+def plain_read(x: Tensor, mask: Tensor | None, router: BlockRouter) -> Tensor:
+    """`ReadyRouters.pool` by torch's operators."""
     with torch.autocast(x.device.type, enabled=False):
-        return pool(x, router.gamma, router.weight, router.shift, mask, router.activation)
+        return plain_pool(x, router.gamma, router.weight, router.shift, mask, router.activation)

@@ -140,9 +140,10 @@ def pool(
     if x is None:
         return ACTIVATIONS[activation](shift)
     if fuses(x):
-        from elastic_dit.core.fused_router import fused_pool
+        from elastic_dit.core.fused_router import fused_pool, scale
 
-        return fused_pool(x, gamma, weight, shift, mask, activation)
+        (scaled,) = scale(weight.unsqueeze(0), gamma.unsqueeze(0), x.dtype)
+        return fused_pool(x, scaled, shift, mask, activation)
     return plain_pool(x, gamma, weight, shift, mask, activation)
 
 

@@ -14,8 +14,8 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, read
-from elastic_dit.core.router import Router, RouterOutput, fuses, mean_over_ranks
+from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, plain_read
+from elastic_dit.core.router import Router, RouterOutput, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.site import BlockCall, Site
 from elastic_dit.errors import ConfigError
@@ -56,7 +56,7 @@ class Routers:
         self._flops: dict[int, float] = {}
         """Of one router, by the tokens that it reads."""
         self._call: Callable[..., RouterOutput] = _call
-        self._read = read
+        self._read = plain_read
 
     def __len__(self) -> int:
         return len(self.stack.routers)
@@ -64,7 +64,7 @@ class Routers:
     def compile(self, options: dict[str, Any]) -> None:
         """From now on they run compiled, all of them in one graph's turns."""
         self._call = torch.compile(_call, **options)
-        self._read = torch.compile(read, **options)
+        self._read = torch.compile(plain_read, **options)
 
     def to(self, device: torch.device) -> None:
         """Go where the transformer's input is."""
@@ -190,8 +190,7 @@ class Routers:
         if self.watch is not None:
             condition, budget = self._told(source.batch)
             self.watch(site.index, (tokens, condition, mask, budget))
-        run = read if fuses(tokens) else self._read  # the kernel needs no compiler
-        pooled = run(tokens, mask, self._get_ready(source.batch).block(site.index))
+        pooled = self._get_ready(source.batch).pool(site.index, tokens, mask, self._read)
         self.pooled[site.index] = pooled
         return pooled
 
