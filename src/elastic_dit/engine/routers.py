@@ -22,6 +22,8 @@ from elastic_dit.errors import ConfigError
 
 ALWAYS_OPEN_LOGIT = 20.0
 """sigmoid(20) is 1 in float32's eyes: above every threshold, and reused only where tau + delta reaches 1."""
+Said = tuple[list[float], list[list[float]]]
+"""p and the width logits of each sample."""
 
 
 class Routers:
@@ -48,7 +50,8 @@ class Routers:
         self._stacked: StackedRouters | None = None
         """The weights of this run: nobody trains during one."""
         self._ready: ReadyRouters | None = None
-        self._ahead: list[Decision] | None = None
+        self._heard: list[Said] | None = None
+        """What all routers say in this forward, by block, where that is known before the first one."""
         self._due: OnItsWay | None = None
         """What the router of the next block says."""
         self._before: BlockCall | None = None
@@ -92,7 +95,7 @@ class Routers:
 
     def forget(self) -> None:
         """The forward is over."""
-        self._condition = self._ready = self._ahead = self._allocated = self._due = self._before = None
+        self._condition = self._ready = self._heard = self._allocated = self._due = self._before = None
         self._late = False
 
     def budgets(self, batch: int) -> Tensor:
@@ -125,7 +128,7 @@ class Routers:
         if budgets is None or len(budgets) != call.batch:
             levels = torch.full((call.batch,), sigma, device=call.image.device)
             budgets = allocator(call.image, levels, self.asked(call.batch))
-        self._allocated, self._ready, self._ahead, self._due = budgets, None, None, None
+        self._allocated, self._ready, self._heard, self._due = budgets, None, None, None
         return budgets
 
     def asked(self, batch: int) -> Tensor:
@@ -139,12 +142,12 @@ class Routers:
     def decide(self, site: Site, call: BlockCall, step: int) -> Decision:
         """What a block's router wants, in one host synchronisation."""
         if self.config.router_input == "timestep":
-            return self.decide_all(call.batch, step)[site.index]
+            return self._decide(site, *self._hear_all(call.batch)[site.index], step)
         source = self._source(call)
         if self._late:
-            decision = self.decide_all(call.batch, step)[site.index]
+            said = self._hear_all(call.batch)[site.index]
             self._pool(site, source)  # for the next step
-            return decision
+            return self._decide(site, *said, step)
         due, self._due = self._due or self._ask(site, source), None
         if self.config.decide_ahead and site.index + 1 < len(self.sites):
             self._due = self._ask(self.sites[site.index + 1], call)  # before this block is queued, not behind it
@@ -152,16 +155,20 @@ class Routers:
         return self._decide(site, keep_probability(said[:, 0]).tolist(), said[:, 1:].tolist(), step)
 
     def decide_all(self, batch: int, step: int) -> list[Decision]:
-        """What all routers want, where none reads tokens of this step: in one host synchronisation for the forward."""
-        if self._ahead is None:
+        """What all routers want, where none reads tokens."""
+        return [self._decide(site, *said, step) for site, said in zip(self.sites, self._hear_all(batch), strict=True)]
+
+    def _hear_all(self, batch: int) -> list[Said]:
+        """What all routers say, where none reads tokens of this step: in one host synchronisation for the forward."""
+        if self._heard is None:
             ready = self._get_ready(batch)
             pooled = ready.without_tokens  # (L, B, R)
             if self._late:
                 pooled = self._over_ranks(torch.stack([self.pooled[site.index] for site in self.sites]))
             said = ready.say_all(pooled).cpu()  # (L, B, 1 + S)
             p, widths = keep_probability(said[..., 0]).tolist(), said[..., 1:].tolist()
-            self._ahead = [self._decide(*block, step) for block in zip(self.sites, p, widths, strict=True)]
-        return self._ahead
+            self._heard = list(zip(p, widths, strict=True))
+        return self._heard
 
     def _decide(self, site: Site, p: list[float], width_logits: list[list[float]], step: int) -> Decision:
         config = self.config
