@@ -26,7 +26,9 @@ figures: install
 BENCHES := speed peers scaling training parts
 PARTS := flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1
 bench: $(BENCHES:%=docs/bench/%.json) $(PARTS:%=docs/bench/parts-%.json) docs/bench/speed-bfloat16.json
-	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) --output docs/bench/index.html --plots docs/bench --markdown docs/bench/bars.md
+	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) --output docs/bench/index.html --plots docs/bench
+	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) $(wildcard $(GPU)/*.json) --output docs/bench/index.html \
+	  --markdown docs/bench/bars.md
 
 # The same at real sizes, for one GPU with 80 GB; nothing comes from the network. As a whole it has not run yet.
 # STEPS=4 makes the runs that short, in place of the models' own 5 to 30 steps.
@@ -34,7 +36,7 @@ GPU := docs/bench/gpu
 GPU_STEPS := $(if $(STEPS),--steps $(STEPS))
 bench-gpu: install
 	for size in flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1; do \
-	  $(BIN)/elastic-dit bench speed --size $$size $(GPU_STEPS) --no-compile --device cuda --json $(GPU)/$$size.json && \
+	  $(BIN)/elastic-dit bench speed --size $$size $(GPU_STEPS) --no-compile --device cuda --json $(GPU)/$$size.json --markdown $(GPU)/$$size.md && \
 	  $(BIN)/elastic-dit bench parts --size $$size --device cuda --json $(GPU)/parts-$$size.json || exit; done
 	$(BIN)/elastic-dit bench peers --size flux.1-dev $(or $(GPU_STEPS),--steps 28) --device cuda --json $(GPU)/peers.json
 	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \

@@ -80,6 +80,15 @@ def test_headline_is_of_the_first_of_each_kind(records: list[RunRecord]) -> None
     assert headline([*records, *records]) == headline(records)
 
 
+def test_a_record_of_some_rows_has_a_page(speed_record: RunRecord) -> None:
+    """As `bench speed --only` writes it."""
+    some = {"dense", "all open, a step late"}
+    speed_record.results["rows"] = [row for row in speed_record.results["rows"] if row["name"] in some]
+    del speed_record.results["timeline"]
+    assert headline([speed_record]) == []
+    assert "all open, a step late" in bench_page([speed_record])
+
+
 def test_a_page_of_one_record(training_record: RunRecord) -> None:
     assert "<img" not in bench_page([training_record])
 

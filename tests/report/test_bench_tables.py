@@ -13,7 +13,7 @@ def _columns(table: Table, row: str) -> dict[str, str]:
 
 
 def test_speed_is_the_records(speed_record: RunRecord) -> None:
-    speed, routes, _ = tables(speed_record)
+    speed, routes, _, _ = tables(speed_record)
     rows = speed_record.results["rows"]
     assert [cells[0] for cells in speed.rows] == [row["name"] for row in rows]
     assert speed.title.startswith("Speed of flux-tiny, batch 1, float32: a dense step takes")
@@ -30,7 +30,7 @@ def test_speed_is_the_records(speed_record: RunRecord) -> None:
 
 
 def test_the_timeline_adds_up(speed_record: RunRecord) -> None:
-    timeline = tables(speed_record)[2]
+    timeline = tables(speed_record)[-1]
     assert timeline.title.endswith("step 3 of 4, guidance pass 1")
     assert timeline.rows == [
         ("skipped", "1", "4.0 ms", "0.1 ms", "0.03"),
@@ -40,7 +40,23 @@ def test_the_timeline_adds_up(speed_record: RunRecord) -> None:
         ("all blocks", "4", "12.0 ms", "5.6 ms", "0.47"),
     ]
     del speed_record.results["timeline"]
-    assert len(tables(speed_record)) == 2
+    assert len(tables(speed_record)) == 3
+
+
+def test_the_first_step_and_the_later_ones(speed_record: RunRecord) -> None:
+    """Three runs of four steps; the median at each, and long steps weigh more."""
+    speed_record.samples["all open_seconds"] = [2.0, 1.1, 1.0, 3.3, 3.0, 1.1, 1.0, 3.0, 2.0, 9.0, 1.0, 3.3]
+    speed_record.samples["all open_beside_seconds"] = [1.0, 1.0, 1.0, 3.0] * 3
+    steps = tables(speed_record)[2]
+    assert _columns(steps, "all open") == {
+        "": "all open",
+        "the first step": "2.000",
+        "the later ones": "1.080",  # 1.1 and 1.0 of a second each, 1.1 of three
+        "beside": "dense",
+    }
+    assert "dense" not in [cells[0] for cells in steps.rows]
+    speed_record.config["steps"] = 1
+    assert "First" not in "".join(table.title for table in tables(speed_record))
 
 
 def test_peers_have_their_settings_and_sources(peers_record: RunRecord) -> None:

@@ -67,7 +67,8 @@ class Routers:
     def compile(self, options: dict[str, Any]) -> None:
         """From now on they run compiled, all of them in one graph's turns."""
         self._call = torch.compile(_call, **options)
-        self._read = torch.compile(plain_read, **options)
+        compiled: Callable[..., Tensor] = torch.compile(plain_read, **options)
+        self._read = lambda *inputs: compiled(*inputs).clone()  # CUDA graphs write over what they gave
 
     def to(self, device: torch.device) -> None:
         """Go where the transformer's input is."""

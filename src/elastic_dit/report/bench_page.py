@@ -56,15 +56,14 @@ def headline(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
         what = f"{record.config['size']}, batch {record.config['batch']}"
         if record.kind == "speed":
             rows = by_name(record.results["rows"])
-            row = rows[CACHE]
-            numbers += [
-                (
-                    f"{row['speedup']['median']:.2f}×",
-                    f"speed per step at {row['flops_share']:.0%} of the FLOPs, {what}",
-                ),
-                (f"{row['realised']['median']:.0%}", f"of the speed-up that FLOPs predict, {what}"),
-                (f"{rows[ALL_OPEN]['ratio']['median']:.2f}", f"of the dense time with every block open, {what}"),
-            ]
+            if (row := rows.get(CACHE)) is not None:
+                speedup = f"speed per step at {row['flops_share']:.0%} of the FLOPs, {what}"
+                numbers += [
+                    (f"{row['speedup']['median']:.2f}×", speedup),
+                    (f"{row['realised']['median']:.0%}", f"of the speed-up that FLOPs predict, {what}"),
+                ]
+            if (row := rows.get(ALL_OPEN)) is not None:
+                numbers.append((f"{row['ratio']['median']:.2f}", f"of the dense time with every block open, {what}"))
             if CACHE + COMPILED in rows:
                 compiled = rows[CACHE + COMPILED]["speedup"]["median"]
                 numbers.append((f"{compiled:.2f}×", f"speed per step, compiled, beside compiled dense, {what}"))

@@ -5,10 +5,13 @@ from typing import Any
 
 from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
+from elastic_dit.report.bench_steps import by_step
 from elastic_dit.report.tables import NONE, Table, number, percent, seconds, times
 
-DENSE, ALL_OPEN, CACHE, COMPILED = "dense", "all open", "skip + width + cache", ", compiled"
-"""Names of rows, and what a compiled one's ends with."""
+DENSE, ALL_OPEN, CACHE = "dense", "all open", "skip + width + cache"
+"""Names of rows."""
+LATE, COMPILED = ", a step late", ", compiled"
+"""What the names end with of a row whose routers are heard a step later, and of a compiled one."""
 AXES = {"batch": "batch", "tokens": "tokens", "blocks": "blocks", "steps": "denoising steps"}
 """What a scaling record varies, in words."""
 
@@ -84,6 +87,7 @@ def _speed(record: RunRecord) -> list[Table]:
             "residual. Width: mean MLP width of the blocks that ran.",
         ),
     ]
+    made += [by_step(record)] if record.config["steps"] > 1 else []
     compiled = [row for row in rows if COMPILED in row["name"] and "warm_up_seconds" in row]
     made += [_compilation(compiled, record.config["steps"])] if compiled else []
     return [*made, _timeline(record)] if "timeline" in record.results else made
