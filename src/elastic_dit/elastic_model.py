@@ -116,7 +116,7 @@ class ElasticModel:
 
         For routers that were trained on a range of budgets (`ElasticConfig.budget_range`).
         """
-        shares = [round(float(share), 6) for share in self._engine.routers.budget]
+        shares = [round(float(share), 6) for share in self._engine.budgets.dial]
         return shares[0] if len(shares) == 1 else shares
 
     @budget.setter
@@ -132,7 +132,7 @@ class ElasticModel:
         shares = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
         if not len(shares) or not ((shares >= low - 1e-6) & (shares <= high + 1e-6)).all():
             raise ConfigError(f"budget = {value}: these routers were trained for {low:g} to {high:g}")
-        self._engine.routers.budget = shares
+        self._engine.budgets.dial = shares
         self._speedup = None
 
     @property
@@ -155,7 +155,7 @@ class ElasticModel:
     @property
     def setting(self) -> Setting:
         """Everything the dial turns, at once."""
-        budget = None if self.config.budget_range is None else float(self._engine.routers.budget[0])
+        budget = None if self.config.budget_range is None else float(self._engine.budgets.dial[0])
         return Setting(self.tau, self.delta, self.max_reuse, budget, self.max_guidance_reuse)
 
     @setting.setter
@@ -309,7 +309,7 @@ class ElasticModel:
         if not self._engine.learning.routed:
             raise ConfigError("no losses yet: call train_mode(), run a forward, then losses(); a fixed route has none")
         routing = self._engine.learning.routing()
-        budgets = None if self.config.budget_range is None else self._engine.routers.budgets(len(routing.keep_prob))
+        budgets = None if self.config.budget_range is None else self._engine.budgets.of(len(routing.keep_prob))
         return budget_loss(routing, self.config, self.stack.ratios, self.mean, ramp, budgets)
 
     def routing_logs(self) -> dict[str, float]:

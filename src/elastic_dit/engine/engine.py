@@ -33,6 +33,7 @@ class Engine:
         for index in config.always_open:
             self.sites[index].always_open = True
         self.routers = Routers(transformer, backbone, config, stack, self.sites)
+        self.budgets = self.routers.budgets
         self.learning = Learning(config, self.routers)
         self.costs = Costs()
         self.training = False
@@ -106,11 +107,11 @@ class Engine:
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
             self.learning.routed = []
-            self._run, self._branch, self.routers.unspent = None, Branch("training", None, 0), []
+            self._run, self._branch, self.budgets.unspent = None, Branch("training", None, 0), []
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
-        self.routers.unspent, self.routers.pooled, self._spent = self._branch.unspent, self._branch.pooled, []
+        self.budgets.unspent, self.routers.pooled, self._spent = self._branch.unspent, self._branch.pooled, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
             self.routers.renew()
@@ -156,20 +157,12 @@ class Engine:
         if not self.training:
             dialled = self.config.budget_range is not None and self._routes and self.plan is None
             if self._branch is not None and self._spent and dialled:
-                self._branch.unspent = self._settled()
+                dense = sum(cost.dense for cost in self.costs.last.values())
+                self._branch.unspent = self.budgets.left(self._spent, dense)
             if self._route is not None:
                 set_route(self.sites, [1.0] * len(self.sites))
             self._branch = self._route = None
             self.routers.forget()
-
-    def _settled(self) -> list[float]:
-        """What each sample has not spent of its budgets after this forward; a reused block counts as if it had run."""
-        batch = len(self._spent[0])
-        dense = sum(cost.dense for cost in self.costs.last.values())
-        told = self.routers.asked(batch).tolist()
-        before = self.routers.unspent or [0.0] * batch
-        spent = [sum(block[row] for block in self._spent) / dense for row in range(batch)]
-        return [old + budget - own for old, budget, own in zip(before, told, spent, strict=True)]
 
     def block(self, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One block: Algorithm 1, or its differentiable form in training."""

@@ -17,8 +17,8 @@ from elastic_dit.core.gating import keep_probability
 from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, plain_read
 from elastic_dit.core.router import Router, RouterOutput, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
+from elastic_dit.engine.budgets import Budgets
 from elastic_dit.engine.site import BlockCall, Site
-from elastic_dit.errors import ConfigError
 
 ALWAYS_OPEN_LOGIT = 20.0
 """sigmoid(20) is 1 in float32's eyes: above every threshold, and reused only where tau + delta reaches 1."""
@@ -34,12 +34,7 @@ class Routers:
     ) -> None:
         self.transformer, self.backbone, self.config = transformer, backbone, config
         self.stack, self.sites = stack, sites
-        self.budget = torch.tensor([config.default_budget])
-        """Of each sample (B,), or of all (1,); read where the routers were made for a range of budgets."""
-        self.unspent: list[float] = []
-        """By sample, what its run so far took less than its budgets; a budget below 1 is what it has on average."""
-        self._allocated: Tensor | None = None
-        """The budget of each row of this forward, where it was shared out."""
+        self.budgets = Budgets(config)
         self.watch: Callable[[int, tuple[Tensor | None, ...]], None] | None = None
         """Where there is one, called with a block's index and what its router, if it reads tokens, is asked."""
         self.pooled: dict[int, Tensor] = {}
@@ -75,7 +70,7 @@ class Routers:
         parameter = next(self.stack.parameters(), None)
         if parameter is not None and parameter.device != device:
             self.stack.to(device)
-        self.budget = self.budget.to(device)
+        self.budgets.dial = self.budgets.dial.to(device)
 
     def renew(self) -> None:
         """A run begins, perhaps after training."""
@@ -91,29 +86,13 @@ class Routers:
     def tell(self, temb: Tensor) -> Tensor:
         """The timestep embedding, (B, D) or (B, T, D), with the budget in it; where there is a `BudgetEmbedding`."""
         assert self.stack.embedding is not None
-        budget = self.stack.embedding(self.budgets(len(temb))).to(temb.dtype)  # (B, D)
+        budget = self.stack.embedding(self.budgets.of(len(temb))).to(temb.dtype)  # (B, D)
         return temb + (budget if temb.ndim == 2 else budget.unsqueeze(1))
 
     def forget(self) -> None:
         """The forward is over."""
-        self._condition = self._ready = self._heard = self._allocated = self._due = self._before = None
+        self._condition = self._ready = self._heard = self._due = self._before = self.budgets.allocated = None
         self._late = False
-
-    def budgets(self, batch: int) -> Tensor:
-        """The budget of each row in this forward (B,), also where a pipeline's batch holds several guidance branches.
-
-        Routes come in steps, and a router says no more than which of them is nearest: what one forward took too much or
-        too little, the next one has less or more.
-
-        Raises:
-            ConfigError: budgets were given for another number of samples.
-        """
-        wanted = self.asked(batch)
-        if not self.unspent or self.config.budget_range is None:
-            return wanted
-        unspent = torch.tensor(self.unspent).to(wanted)
-        rows = unspent.repeat(batch // len(unspent))  # some models append rows for a second, clean timestep
-        return torch.where(wanted < 1, (wanted + rows).clamp(*self.config.budget_range), wanted)
 
     def allocate(self, call: BlockCall, sigma: float, decided: Tensor | None) -> Tensor:
         """Give each row of this forward a budget of its own, (B,), which holds from this block on.
@@ -128,17 +107,9 @@ class Routers:
         budgets = decided
         if budgets is None or len(budgets) != call.batch:
             levels = torch.full((call.batch,), sigma, device=call.image.device)
-            budgets = allocator(call.image, levels, self.asked(call.batch))
-        self._allocated, self._ready, self._heard, self._due = budgets, None, None, None
+            budgets = allocator(call.image, levels, self.budgets.asked(call.batch))
+        self.budgets.allocated, self._ready, self._heard, self._due = budgets, None, None, None
         return budgets
-
-    def asked(self, batch: int) -> Tensor:
-        """The budget that each row was given (B,); see `budgets`."""
-        if self._allocated is not None:
-            return self._allocated.repeat(batch // len(self._allocated))
-        if batch % len(self.budget):
-            raise ConfigError(f"budgets were given for {len(self.budget)} samples, but the batch has {batch}")
-        return self.budget.repeat(batch // len(self.budget))
 
     def decide(self, site: Site, call: BlockCall, step: int) -> Decision:
         """What a block's router wants, in one host synchronisation."""
@@ -246,7 +217,7 @@ class Routers:
         """What all routers are told beside tokens: the condition (B, C), and the budgets (B,) if they know any."""
         assert self._condition is not None
         condition = self._condition[:batch]  # some models append rows for a second, clean timestep
-        return condition, None if self.config.budget_range is None else self.budgets(batch)
+        return condition, None if self.config.budget_range is None else self.budgets.of(batch)
 
     def flops(self, site: Site, call: BlockCall | None) -> float:
         """Of a block's router, for one sample; `call` may be None where no router reads tokens."""
