@@ -152,12 +152,12 @@ def scale(weights: Tensor, gamma: Tensor, dtype: torch.dtype) -> list[ScaledWeig
         gamma: of Eq. 4, (L, B, D), float32.
         dtype: of the hidden states.
     """
-    (blocks, hidden, dim), batch, exact = weights.shape, gamma.shape[1], dtype != torch.bfloat16
+    (layers, hidden, dim), batch, exact = weights.shape, gamma.shape[1], dtype != torch.bfloat16
     kind = torch.float32 if exact else torch.bfloat16
-    parts = weights.new_empty(blocks, batch, 1 if exact else 3, hidden, dim, dtype=kind)
-    weight_sum = weights.new_empty(blocks, batch, hidden)
+    parts = weights.new_empty(layers, batch, 1 if exact else 3, hidden, dim, dtype=kind)
+    weight_sum = weights.new_empty(layers, batch, hidden)
     with torch.cuda.device_of(weights):
-        cast(Any, scale_weight)[hidden, blocks * batch](
+        cast(Any, scale_weight)[hidden, layers * batch](
             weights.contiguous(), gamma.contiguous(), parts, weight_sum, batch, dim, exact, triton.next_power_of_2(dim)
         )
     return [ScaledWeight(*own) for own in zip(parts.unbind(), weight_sum.unbind(), strict=True)]
