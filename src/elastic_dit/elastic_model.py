@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,30 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.site import Site
 from elastic_dit.engine.trace import Trace
 from elastic_dit.errors import ConfigError, PlanError
+
+T = TypeVar("T")
+
+
+class Dial(Generic[T]):
+    """A field of the config that may be turned between runs."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, model: None, owner: type) -> "Dial[T]": ...
+    @overload
+    def __get__(self, model: "ElasticModel", owner: type) -> T: ...
+    def __get__(self, model: "ElasticModel | None", owner: type) -> "Dial[T] | T":
+        return self if model is None else getattr(model.config, self.name)
+
+    def __set__(self, model: "ElasticModel", value: T) -> None:
+        checked = ElasticConfig.of(**model.config.model_dump() | {self.name: value})
+        setattr(model.config, self.name, getattr(checked, self.name))
+        model._speedup = None
 
 
 class ElasticModel:
@@ -56,59 +80,16 @@ class ElasticModel:
 
     # Settings
 
-    @property
-    def tau(self) -> float:
-        """Threshold: a block is skipped where its keep probability is below."""
-        return self.config.tau
-
-    @tau.setter
-    def tau(self, value: float) -> None:
-        self._set("tau", value)
-
-    @property
-    def delta(self) -> float:
-        """Width of the band above tau in which stored residuals are reused."""
-        return self.config.delta
-
-    @delta.setter
-    def delta(self, value: float) -> None:
-        self._set("delta", value)
-
-    @property
-    def max_reuse(self) -> int:
-        """K: how often one stored residual is reused; 0 turns the cache off."""
-        return self.config.max_reuse
-
-    @max_reuse.setter
-    def max_reuse(self, value: int) -> None:
-        self._set("max_reuse", value)
-
-    @property
-    def decision_lag(self) -> int:
-        """1: blocks do what their routers read at the step before, so that no device waits for a decision; 0 or 1."""
-        return self.config.decision_lag
-
-    @decision_lag.setter
-    def decision_lag(self, value: int) -> None:
-        self._set("decision_lag", value)
-
-    @property
-    def max_forecast(self) -> int:
-        """How many steps in a row may have their velocity forecast; 0 computes all."""
-        return self.config.max_forecast
-
-    @max_forecast.setter
-    def max_forecast(self, value: int) -> None:
-        self._set("max_forecast", value)
-
-    @property
-    def max_guidance_reuse(self) -> int:
-        """How many steps in a row may take the guidance of an earlier one; 0 runs all branches."""
-        return self.config.max_guidance_reuse
-
-    @max_guidance_reuse.setter
-    def max_guidance_reuse(self, value: int) -> None:
-        self._set("max_guidance_reuse", value)
+    tau = Dial[float]("Threshold: a block is skipped where its keep probability is below.")
+    delta = Dial[float]("Width of the band above tau in which stored residuals are reused.")
+    max_reuse = Dial[int]("K: how often one stored residual is reused; 0 turns the cache off.")
+    decision_lag = Dial[int](
+        "1: blocks do what their routers read at the step before, so that no device waits for a decision; 0 or 1."
+    )
+    max_forecast = Dial[int]("How many steps in a row may have their velocity forecast; 0 computes all.")
+    max_guidance_reuse = Dial[int](
+        "How many steps in a row may take the guidance of an earlier one; 0 runs all branches."
+    )
 
     @property
     def budget(self) -> float | list[float]:
@@ -326,11 +307,6 @@ class ElasticModel:
             dtype: store the backbone's weights in this dtype; routers stay float32.
         """
         return checkpoint.save(Path(folder), self.transformer, self.stack, self.config, self.weights, dtype)
-
-    def _set(self, name: str, value: Any) -> None:
-        checked = ElasticConfig.of(**self.config.model_dump() | {name: value})
-        setattr(self.config, name, getattr(checked, name))
-        self._speedup = None
 
 
 def _flops(value: float) -> str:
