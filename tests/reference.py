@@ -195,10 +195,15 @@ def by_routers(weights: dict[str, Tensor], backbone: Backbone, config: ElasticCo
 
     def choose(call: Call) -> Wish:
         calls[call.step, call.index] = call
-        at = max(call.step - config.decision_lag, 0), max(call.index - config.decide_ahead, 0)
-        read, temb = calls[at], calls[at].temb
-        temb = temb[0] if temb.ndim == 2 else temb[0].float().mean(dim=0)
-        gate, widths = router_logits(weights, call.index, config, router_tokens(backbone, config, read), temb)
+        late = min(config.decision_lag, call.step)
+        read = calls[call.step - late, max(call.index - config.decide_ahead, 0)]
+        temb, then = (one[0] if one.ndim == 2 else one[0].float().mean(dim=0) for one in (call.temb, read.temb))
+        tokens = router_tokens(backbone, config, read)
+        gate, widths = router_logits(weights, call.index, config, tokens, then)
+        if late:  # what the timestep alone has changed since
+            for sign, time in ((1, temb), (-1, then)):
+                blind = router_logits(weights, call.index, config, torch.zeros(1, tokens.shape[-1]), time)
+                gate, widths = gate + sign * blind[0], widths + sign * blind[1]
         p = float(1 / (1 + torch.exp(-gate)))
         band = config.tau <= p <= config.tau + config.delta and call.step >= config.reuse_from_step
         return Wish(p >= config.tau, band, config.width_ratios[int(widths.argmax())])

@@ -29,7 +29,10 @@ def late(name: str = "flux", **changes: Any) -> TinyElastic:
     ],
 )
 def test_decisions_are_those_of_the_step_before(name: str, changes: dict[str, Any]) -> None:
-    """Three samples together equal each alone by the equations, the first step decides for itself."""
+    """Three samples together equal each alone by the equations, the first step decides for itself.
+
+    The tokens are the step before's, the timestep is this one's, as far as it speaks without tokens.
+    """
     tiny = late(name, **changes)
     elastic, steps = tiny.elastic, tiny.steps(3, 4)
     outputs, said = run(tiny.transformer, steps), elastic.trace.array("keep_prob")

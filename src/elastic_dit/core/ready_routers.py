@@ -5,7 +5,7 @@ B batch, L blocks, T tokens, D model width, R router hidden width, S number of w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -30,6 +30,16 @@ class BlockRouter(NamedTuple):
     shift: Tensor
     """delta W + b, (B, R)."""
     activation: str
+
+
+@dataclass
+class Reading:
+    """What the routers of one forward pooled from its tokens."""
+
+    pooled: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """By block, (B, R)."""
+    without_tokens: Tensor | None = None
+    """What they would have pooled without any, (L, B, R)."""
 
 
 @dataclass
@@ -76,10 +86,19 @@ class ReadyRouters:
         """Of one block."""
         return BlockRouter(self.gamma[index], self.weights[index], self.shift[index], self.activation)
 
-    @property
+    @cached_property
     def without_tokens(self) -> Tensor:
         """What all routers pool where x = 0 in Eq. 4, (L, B, R)."""
         return ACTIVATIONS[self.activation](self.shift)
+
+    def recall(self, pooled: Tensor, without_tokens: Tensor) -> Tensor:
+        """What tokens of another timestep would pool at this one, pooling as much more than none does, (L, B, R).
+
+        Args:
+            pooled: at the other timestep, (L, B, R).
+            without_tokens: likewise.
+        """
+        return pooled + (self.without_tokens - without_tokens)
 
     def say(self, index: int, pooled: Tensor) -> Tensor:
         """Eq. 6 for one block: what was pooled (B, R) to the gate's logit and those of the widths, (B, 1 + S)."""

@@ -111,7 +111,7 @@ class Engine:
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
-        self.budgets.unspent, self.routers.pooled, self._spent = self._branch.unspent, self._branch.pooled, []
+        self.budgets.unspent, self.routers.last, self._spent = self._branch.unspent, self._branch.reading, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
             self.routers.renew()
@@ -141,6 +141,8 @@ class Engine:
             if self._route is not None:
                 for site, decision in zip(self.sites, self._route, strict=True):
                     self._record(site, decision, None)
+            if self._routes:
+                self._branch.reading = self.routers.reading
             forecasts.remember(self.config, self._run, self._branch, self._sigma, velocity)
 
     @property

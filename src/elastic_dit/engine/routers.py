@@ -14,7 +14,7 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.core.block import Decision, decide
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.gating import keep_probability
-from elastic_dit.core.ready_routers import ReadyRouters, StackedRouters, plain_read
+from elastic_dit.core.ready_routers import Reading, ReadyRouters, StackedRouters, plain_read
 from elastic_dit.core.router import Router, RouterOutput, mean_over_ranks
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.budgets import Budgets
@@ -37,10 +37,10 @@ class Routers:
         self.budgets = Budgets(config)
         self.watch: Callable[[int, tuple[Tensor | None, ...]], None] | None = None
         """Where there is one, called with a block's index and what its router, if it reads tokens, is asked."""
-        self.pooled: dict[int, Tensor] = {}
-        """By block, what its router last pooled from its tokens in this branch, (B, R)."""
+        self.reading, self.last = Reading(), Reading()
+        """What was read in this forward, and in the last one of its branch."""
         self._late = False
-        """Whether blocks do what was read in the step before."""
+        """Whether blocks do what was read in the last one."""
         self._condition: Tensor | None = None
         self._stacked: StackedRouters | None = None
         """The weights of this run: nobody trains during one."""
@@ -81,7 +81,8 @@ class Routers:
         assert self.stack.condition is not None
         self.forget()
         self._condition = self.stack.condition(temb)
-        self._late = self.config.decision_lag > 0 and len(self.pooled) == len(self.sites)
+        self.reading = Reading()
+        self._late = self.config.decision_lag > 0 and len(self.last.pooled) == len(self.sites)
 
     def tell(self, temb: Tensor) -> Tensor:
         """The timestep embedding, (B, D) or (B, T, D), with the budget in it; where there is a `BudgetEmbedding`."""
@@ -136,7 +137,9 @@ class Routers:
             ready = self._get_ready(batch)
             pooled = ready.without_tokens  # (L, B, R)
             if self._late:
-                pooled = self._over_ranks(torch.stack([self.pooled[site.index] for site in self.sites]))
+                assert self.last.without_tokens is not None
+                read = self._over_ranks(torch.stack([self.last.pooled[site.index] for site in self.sites]))
+                pooled = ready.recall(read, self.last.without_tokens)
             said = ready.say_all(pooled).cpu()  # (L, B, 1 + S)
             p, widths = keep_probability(said[..., 0]).tolist(), said[..., 1:].tolist()
             self._heard = list(zip(p, widths, strict=True))
@@ -169,8 +172,9 @@ class Routers:
         if self.watch is not None:
             condition, budget = self._told(source.batch)
             self.watch(site.index, (tokens, condition, mask, budget))
-        pooled = self._get_ready(source.batch).pool(site.index, tokens, mask, self._read)
-        self.pooled[site.index] = pooled
+        ready = self._get_ready(source.batch)
+        pooled = ready.pool(site.index, tokens, mask, self._read)
+        self.reading.pooled[site.index], self.reading.without_tokens = pooled, ready.without_tokens
         return pooled
 
     def _over_ranks(self, values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from elastic_dit.core.cache import CacheMemory, FeatureBank
 from elastic_dit.core.forecast import VelocityBank
 from elastic_dit.core.guidance import GuidanceBank
+from elastic_dit.core.ready_routers import Reading
 from elastic_dit.engine.trace import Trace
 
 MAX_BRANCHES = 4
@@ -37,8 +38,8 @@ class Branch:
     """Its last output, computed or not."""
     guidance: GuidanceBank = field(default_factory=GuidanceBank)
     """How far it was from the first branch."""
-    pooled: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    """By block, what its router last pooled from its tokens, (B, R)."""
+    reading: Reading = field(default_factory=Reading)
+    """What its routers read in its last forward."""
     unspent: list[float] = field(default_factory=list[float])
     """By sample, what its forwards so far took less than their budgets, in dense forwards; empty before the first."""
 
