@@ -83,10 +83,14 @@ def row_name(row: dict[str, Any]) -> str:
         return entry["name"]
     runs = len(row.get("runs", ()))
     if runs > 1:
-        return f"{re.sub(r'[-_]*[*]', '', model_name(entry['name']))} ({runs} runs)"
+        pattern = _ASKED.sub("", entry["name"])
+        recipe = re.sub(r"[-_]*(\[[^]]*\])?[*]", "", model_name(pattern))
+        return f"{recipe}{entry['name'].removeprefix(pattern)} ({runs} runs)"
     return model_name(entry["adapter"]) + entry["name"].removeprefix(entry["adapter"])
 
 
+_ASKED = re.compile(r"( at [0-9.]+)?(, .*)?$")
+"""What a row's name says behind its folders."""
 _INVERSE = {"median": "median", "min": "max", "max": "min"}
 
 
