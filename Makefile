@@ -26,7 +26,7 @@ figures: install
 BENCHES := speed peers scaling training parts
 PARTS := flux.1-dev qwen-image hunyuan3d-2.0 hunyuan3d-2.1
 bench: $(BENCHES:%=docs/bench/%.json) $(PARTS:%=docs/bench/parts-%.json) docs/bench/speed-bfloat16.json
-	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) --output docs/bench/index.html --plots docs/bench
+	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) --output docs/bench/cpu.html --plots docs/bench
 	$(BIN)/elastic-dit bench report $(filter-out %bfloat16.json,$^) $(wildcard $(GPU)/*.json) --output docs/bench/index.html \
 	  --markdown docs/bench/bars.md
 
@@ -42,7 +42,8 @@ bench-gpu: install
 	$(BIN)/elastic-dit bench scaling --size flux.1-dev --device cuda --batches 1,2,4,8 \
 	  --tokens 256,1024,4096,16384 --lengths 4,8,28,50 --json $(GPU)/scaling.json
 	$(BIN)/elastic-dit bench training --size hunyuan3d-2.0 --device cuda --json $(GPU)/training.json
-	$(BIN)/elastic-dit bench speed --size flux.1-dev $(GPU_STEPS) --device cuda --json $(GPU)/flux.1-dev-compiled.json
+	$(BIN)/elastic-dit bench speed --size flux.1-dev $(GPU_STEPS) --device cuda --json $(GPU)/flux.1-dev-compiled.json \
+	  --markdown $(GPU)/flux.1-dev-compiled.md
 	$(BIN)/elastic-dit bench report $(GPU)/*.json --output $(GPU)/index.html --plots $(GPU)
 
 docs/bench/parts-%.json: $(VENV)/installed

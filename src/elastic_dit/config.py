@@ -26,8 +26,8 @@ class ElasticConfig(BaseModel):
     """Whether a block's router reads the input of the block before it (the first one its own). What it says is then on
     the host before the block is due, and a GPU need not wait for it. Not in the paper."""
     decision_lag: Literal[0, 1] = 0
-    """1: a block does what its router read at the step before, so that no device waits for a decision; at a run's first
-    step, what it reads then. Inference alone; training goes on as with 0. Not in the paper."""
+    """1: a block does what its router read at the step before, so a device waits once a forward, not once a block; at
+    a run's first step, what it reads then. Inference alone; training goes on as with 0. Not in the paper."""
     router_activation: Literal["relu", "gelu", "silu"] = "relu"
     """Activation in Eq. 5."""
     modulation: Literal["low_rank", "full"] = "low_rank"

@@ -84,7 +84,7 @@ class ElasticModel:
     delta = Dial[float]("Width of the band above tau in which stored residuals are reused.")
     max_reuse = Dial[int]("K: how often one stored residual is reused; 0 turns the cache off.")
     decision_lag = Dial[int](
-        "1: blocks do what their routers read at the step before, so that no device waits for a decision; 0 or 1."
+        "1: blocks do what their routers read at the step before: a device waits once a forward, not at every block."
     )
     max_forecast = Dial[int]("How many steps in a row may have their velocity forecast; 0 computes all.")
     max_guidance_reuse = Dial[int](

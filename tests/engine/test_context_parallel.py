@@ -36,7 +36,8 @@ def rank_main(rank: int, folder: str) -> None:
     for split in (False, True):
         if split:
             tiny.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS))
-        for name, forced in (("plan", plan), ("routed", None)):
+        for name, forced in (("plan", plan), ("routed", None), ("late", None)):
+            tiny.elastic.decision_lag = int(name == "late")
             tiny.elastic.force(forced)
             results[name, split] = torch.stack(run(tiny.transformer, steps))
             results[f"{name} keep", split] = torch.tensor(tiny.elastic.trace.array("keep"))
@@ -50,7 +51,7 @@ def test_ranks_agree(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(rank_main, (str(tmp_path),), nprocs=RANKS)
     for rank in range(RANKS):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for name in ("plan", "routed"):
+        for name in ("plan", "routed", "late"):
             torch.testing.assert_close(results[name, True], results[name, False], rtol=1e-4, atol=1e-5)
             assert torch.equal(results[f"{name} keep", True], results[f"{name} keep", False])
         assert 0 < results["routed keep", True].mean() < 1

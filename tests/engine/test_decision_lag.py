@@ -7,6 +7,7 @@ import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.backbones import backbones
+from elastic_dit.core.ready_routers import ReadyRouters
 from elastic_dit.engine import routers
 from elastic_dit.errors import ConfigError
 from reference import OneSample, by_routers
@@ -22,7 +23,7 @@ def late(name: str = "flux", **changes: Any) -> TinyElastic:
     [
         ("flux", {}),
         ("flux", {"router_input": "joint"}),
-        ("flux", {"decide_ahead": True}),
+        ("wan", {"decide_ahead": True}),
         ("qwen-image", {"router_input": "joint"}),
         ("wan", {}),
         ("sd3", {}),
@@ -48,16 +49,19 @@ def test_decisions_are_those_of_the_step_before(name: str, changes: dict[str, An
     assert (now[0] == said[0]).all() and (now[1] != said[1]).any()
 
 
-def test_nobody_waits_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_steps_fetch_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of the first step sends for its decision; later steps fetch all at once."""
-    tiny, sent = late(), []
-    on_its_way = routers.OnItsWay
-    monkeypatch.setattr(routers, "OnItsWay", lambda said: sent.append(len(said)) or on_its_way(said))
+    tiny, alone, together = late(), [], []
+    on_its_way, say_all = routers.OnItsWay, ReadyRouters.say_all
+    monkeypatch.setattr(routers, "OnItsWay", lambda said: alone.append(len(said)) or on_its_way(said))
+    monkeypatch.setattr(
+        ReadyRouters, "say_all", lambda self, pooled: together.append(len(pooled)) or say_all(self, pooled)
+    )
     steps = tiny.steps(2, 3)
     output_of(tiny.transformer, steps[0])
-    assert sent == [2] * tiny.blocks
+    assert alone == [2] * tiny.blocks and together == []
     run(tiny.transformer, steps[1:])
-    assert sent == [2] * tiny.blocks
+    assert alone == [2] * tiny.blocks and together == [tiny.blocks] * 2
 
 
 def test_branches_remember_apart() -> None:

@@ -138,20 +138,21 @@ class Contest:
     def _claim(self, entry: Entry, folder: Path) -> None:
         """Make the entry's folder, or see that what it holds was made from the same things."""
         prompts = [(prompt.caption, prompt.seed) for prompt in self.prompts]
-        about = json.dumps(
-            {
-                "entry": entry._asdict(),
-                "settings": vars(self.settings),
-                "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-                "model": self._model,
-                "adapter": _digest(Path(entry.adapter)) if entry.adapter else None,
-            }
-        )
+        about = {
+            "entry": entry._asdict(),
+            "settings": vars(self.settings),
+            "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+            "model": self._model,
+            "adapter": _digest(Path(entry.adapter)) if entry.adapter else None,
+        }
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ENTRY
         if not file.is_file():
-            file.write_text(about)
-        elif file.read_text() != about:
+            file.write_text(json.dumps(about))
+            return
+        held = json.loads(file.read_text())
+        held["entry"] = Entry._field_defaults | held["entry"]  # what can be asked for now may be more than it was then
+        if held != json.loads(json.dumps(about)):
             raise ConfigError(
                 f"{folder} holds images of other prompts, settings or models; delete it, or choose another --output"
             )

@@ -57,7 +57,7 @@ class ReadyRouters:
     offset: Tensor
     """Their biases, and what a budget below 1 adds, (L, B, 1 + S)."""
     activation: str
-    _scaled: "list[ScaledWeight] | None" = None
+    _scaled: "dict[torch.dtype, list[ScaledWeight]]" = field(default_factory=dict[torch.dtype, "list[ScaledWeight]"])
 
     @cached_property
     def _shifts(self) -> tuple[Tensor, ...]:
@@ -70,7 +70,7 @@ class ReadyRouters:
 
         Args:
             index: of the block.
-            x: hidden states (B, T, D), of one dtype in all calls.
+            x: hidden states (B, T, D).
             mask: (B, T), true where a token counts in the mean; None counts all.
             plain: `plain_read`, or that compiled, for where the kernel does not run.
         """
@@ -78,9 +78,9 @@ class ReadyRouters:
             return plain(x, mask, self.block(index))
         from elastic_dit.core.fused_router import fused_pool, scale
 
-        if self._scaled is None:
-            self._scaled = scale(self.weights, self.gamma, x.dtype)
-        return fused_pool(x, self._scaled[index], self._shifts[index], mask, self.activation)
+        if x.dtype not in self._scaled:
+            self._scaled[x.dtype] = scale(self.weights, self.gamma, x.dtype)
+        return fused_pool(x, self._scaled[x.dtype][index], self._shifts[index], mask, self.activation)
 
     def block(self, index: int) -> BlockRouter:
         """Of one block."""
