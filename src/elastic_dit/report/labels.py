@@ -46,7 +46,7 @@ def label_points(
         left, right = (choose(marks[index][1][0] for index in group) for choose in (min, max))
         places = [
             (sign, start + sign * away * point)
-            for away in ((8, 24, 40, 60, 80, 110) if len(group) == 1 else (24, 40, 60, 80, 110, 140))
+            for away in ((8, 24, 40, 60, 80, 110) if len(group) == 1 else (24, 40, 60, 80, 110, 140, 170, 200))
             for sign, start in ((1, right), (-1, left))
         ]
         for sign, start in places:
