@@ -13,8 +13,8 @@ test: install check
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: install
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from elastic_dit import ElasticConfig
+from elastic_dit import ElasticConfig, ElasticModel
 from elastic_dit.backbones import MLP, Backbone, BlockList
 
 
@@ -205,7 +205,27 @@ def by_routers(weights: dict[str, Tensor], backbone: Backbone, config: ElasticCo
                 blind = router_logits(weights, call.index, config, torch.zeros(1, tokens.shape[-1]), time)
                 gate, widths = gate + sign * blind[0], widths + sign * blind[1]
         p = float(1 / (1 + torch.exp(-gate)))
+        if call.index in config.always_open:
+            p = 1.0
         band = config.tau <= p <= config.tau + config.delta and call.step >= config.reuse_from_step
         return Wish(p >= config.tau, band, config.width_ratios[int(widths.argmax())])
 
     return choose
+
+
+def assert_each_alone(
+    elastic: ElasticModel, dense: nn.Module, runs: list[list[dict[str, Any]]], outputs: list[Tensor]
+) -> None:
+    """What a batch's routers made of it is what the equations make of each sample alone.
+
+    Args:
+        elastic: the handle.
+        dense: the transformer without it.
+        runs: the inputs of each sample, step by step.
+        outputs: of the batch, step by step.
+    """
+    for row, steps in enumerate(runs):
+        choose = by_routers(elastic.stack.state_dict(), elastic.backbone, elastic.config)
+        alone = OneSample(dense, elastic.backbone, choose, elastic.config)
+        for mine, one in zip(outputs, alone.run(steps), strict=True):
+            torch.testing.assert_close(mine[row : row + 1], one, rtol=1e-3, atol=1e-4)

@@ -11,7 +11,7 @@ from elastic_dit.backbones import backbones
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.site import Site
 from elastic_dit.errors import ConfigError
-from reference import OneSample, by_routers
+from reference import assert_each_alone
 from tiny import Tiny, TinyElastic, mixed_config, output_of, run
 
 
@@ -34,16 +34,8 @@ def test_decisions_are_those_on_the_block_before(name: str, changes: dict[str, A
     tiny = ahead(name, **changes)
     elastic, steps = tiny.elastic, tiny.steps(3, 3)
     outputs, said = run(tiny.transformer, steps), elastic.trace.array("keep_prob")
-    choose = by_routers(elastic.stack.state_dict(), tiny.backbone, elastic.config)
-    for row in range(3):
-        alone = OneSample(tiny.dense, tiny.backbone, choose, elastic.config)
-        if elastic.config.always_open:
-            alone.choose = lambda call: choose(call)._replace(
-                **{"keep": True, "reuse": False} if call.index == 1 else {}
-            )
-        expected = alone.run([tiny.row(inputs, row) for inputs in steps])
-        for mine, one in zip(outputs, expected, strict=True):
-            torch.testing.assert_close(mine[row : row + 1], one, rtol=1e-3, atol=1e-4)
+    runs = [[tiny.row(inputs, row) for inputs in steps] for row in range(3)]
+    assert_each_alone(elastic, tiny.dense, runs, outputs)
     elastic.config.decide_ahead = False
     elastic.reset()
     run(tiny.transformer, steps)

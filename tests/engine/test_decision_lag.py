@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
-import torch
 
 from elastic_dit import ElasticConfig
 from elastic_dit.backbones import backbones
 from elastic_dit.core.ready_routers import ReadyRouters
 from elastic_dit.engine import routers
 from elastic_dit.errors import ConfigError
-from reference import OneSample, by_routers
+from reference import assert_each_alone
 from tiny import Tiny, TinyElastic, mixed_config, output_of, run
 
 
@@ -37,11 +36,8 @@ def test_decisions_are_those_of_the_step_before(name: str, changes: dict[str, An
     tiny = late(name, **changes)
     elastic, steps = tiny.elastic, tiny.steps(3, 4)
     outputs, said = run(tiny.transformer, steps), elastic.trace.array("keep_prob")
-    choose = by_routers(elastic.stack.state_dict(), tiny.backbone, elastic.config)
-    for row in range(3):
-        alone = OneSample(tiny.dense, tiny.backbone, choose, elastic.config)
-        for mine, one in zip(outputs, alone.run([tiny.row(inputs, row) for inputs in steps]), strict=True):
-            torch.testing.assert_close(mine[row : row + 1], one, rtol=1e-3, atol=1e-4)
+    runs = [[tiny.row(inputs, row) for inputs in steps] for row in range(3)]
+    assert_each_alone(elastic, tiny.dense, runs, outputs)
     elastic.decision_lag = 0
     elastic.reset()
     run(tiny.transformer, steps)

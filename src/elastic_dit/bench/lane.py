@@ -4,6 +4,7 @@ Weights are random: they judge speed, never quality.
 """
 
 import copy
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -27,6 +28,29 @@ COMPILED = ", compiled"
 """What the name of a compiled contender ends with."""
 GRAPHS = ", CUDA graphs"
 """The same, of one whose compiled blocks run as CUDA graphs."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How an elastic contender carries out a plan."""
+
+    routed: bool = True
+    """The routers run as well, and are overruled."""
+    ahead: bool = False
+    """Each router reads the input of the block before it."""
+    late: bool = False
+    """Each router is heard a step later."""
+    compiled: bool = False
+    """With compiled blocks."""
+    graphs: bool = False
+    """With compiled blocks under CUDA graphs."""
+
+    def name(self, name: str) -> str:
+        """The contender's, after its plan's."""
+        return name + AHEAD * self.ahead + LATE * self.late + (GRAPHS if self.graphs else COMPILED * self.compiled)
+
+
+DEFAULT = How()
 
 
 class Lane:
@@ -63,52 +87,20 @@ class Lane:
         twin.compile_repeated_blocks(fullgraph=True)
         return Contender(DENSE + COMPILED, twin)
 
-    def elastic_contender(
-        self,
-        name: str,
-        plan: Plan,
-        *,
-        routed: bool = True,
-        ahead: bool = False,
-        late: bool = False,
-        compiled: bool = False,
-        graphs: bool = False,
-    ) -> Contender:
-        """An elastic twin under a plan.
-
-        Args:
-            name: to which `AHEAD`, `LATE`, `COMPILED` or `GRAPHS` is added.
-            plan: what it does.
-            routed: the routers run as well, and are overruled.
-            ahead: each router reads the input of the block before it.
-            late: each router is heard a step later.
-            compiled: with compiled blocks.
-            graphs: with compiled blocks under CUDA graphs.
-        """
-        elastic = elasticize(self.twin(), preset(self.size.preset, decide_ahead=ahead, decision_lag=int(late)))
+    def elastic_contender(self, name: str, plan: Plan, how: How = DEFAULT) -> Contender:
+        """An elastic twin under a plan; `How.name` tells what it is called."""
+        config = preset(self.size.preset, decide_ahead=how.ahead, decision_lag=int(how.late))
+        elastic = elasticize(self.twin(), config)
         elastic.stack.to(self.device)
-        elastic.force(plan, routed=routed)
-        if graphs:
+        elastic.force(plan, routed=how.routed)
+        if how.graphs:
             elastic.compile(fullgraph=True, mode="reduce-overhead")
-        elif compiled:
+        elif how.compiled:
             elastic.compile(fullgraph=True)
-        name = self.name_of(name, ahead=ahead, late=late, compiled=compiled, graphs=graphs)
+        name = how.name(name)
         self.elastic[name] = elastic
-        reference = DENSE + COMPILED * (compiled or graphs)
+        reference = DENSE + COMPILED * (how.compiled or how.graphs)
         return Contender(name, elastic.transformer, elastic.reset, reference=reference)
-
-    @staticmethod
-    def name_of(
-        name: str,
-        *,
-        routed: bool = True,
-        ahead: bool = False,
-        late: bool = False,
-        compiled: bool = False,
-        graphs: bool = False,
-    ) -> str:
-        """What `elastic_contender`, with the same arguments, calls the one that it makes."""
-        return name + AHEAD * ahead + LATE * late + (GRAPHS if graphs else COMPILED * compiled)
 
     def routes(self, name: str) -> dict[str, float]:
         """What an elastic contender did in its last run."""

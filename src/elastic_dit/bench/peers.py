@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
-from elastic_dit.bench.lane import Lane, record_of, settings
+from elastic_dit.bench.lane import How, Lane, record_of, settings
 from elastic_dit.bench.race import DENSE, Contender, Counting, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.trajectory import Trajectory
@@ -52,10 +52,10 @@ def peers(
     contenders = [
         lane.dense_contender(),
         lane.elastic_contender("elastic", plan),
-        lane.elastic_contender("elastic, frozen", plan, routed=False),
+        lane.elastic_contender("elastic, frozen", plan, How(routed=False)),
     ]
     if compiled:
-        contenders.append(replace(lane.elastic_contender("elastic", plan, compiled=True), reference=DENSE))
+        contenders.append(replace(lane.elastic_contender("elastic", plan, How(compiled=True)), reference=DENSE))
     tuner = Tuner(lane, Trajectory(lane.size, lane.dense, batch, steps))
     wanted = tuner.flops(contenders[1])
     about: dict[str, dict[str, Any]] = {}

@@ -7,11 +7,12 @@ measured time.
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from elastic_dit.bench.lane import Lane, record_of, settings
+from elastic_dit.bench.lane import DEFAULT, How, Lane, record_of, settings
 from elastic_dit.bench.race import DENSE, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.timing import ForwardTimer
@@ -20,8 +21,8 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
 
-Row = tuple[str, Plan, dict[str, bool]]
-"""Name, plan, and how `Lane.elastic_contender` carries it out."""
+Row = tuple[str, Plan, How]
+"""Name, plan, and how it is carried out."""
 ALL_OPEN, CACHE, FROZEN = "all open", "skip + width + cache", "the same, frozen"
 
 
@@ -57,11 +58,11 @@ def speed(
     """
     plan = sample_plan(steps, lane.size.blocks, batch, Rates(), seed)
     asked = _rows(plan, compiled, graphs=lane.device.type == "cuda")
-    names = [lane.name_of(name, **how) for name, _, how in asked]
+    names = [how.name(name) for name, _, how in asked]
     if unknown := [name for name in only or () if name not in names]:
         raise UnknownNameError("row", unknown[0], names)
     chosen = [row for row, name in zip(asked, names, strict=True) if not only or name in only]
-    contenders = [lane.elastic_contender(name, of, **how) for name, of, how in chosen]
+    contenders = [lane.elastic_contender(*row) for row in chosen]
     dense = [lane.dense_contender()]
     if any(each.reference != DENSE for each in contenders):
         dense.append(lane.dense_contender(compiled=True))
@@ -74,21 +75,21 @@ def speed(
 
 def _rows(plan: Plan, compiled: bool, graphs: bool) -> list[Row]:
     """All elastic rows of the table, in its order."""
-    every, ahead, late, frozen = Plan(np.ones_like(plan.keep)), {"ahead": True}, {"late": True}, {"routed": False}
+    every, ahead, late, frozen = Plan(np.ones_like(plan.keep)), How(ahead=True), How(late=True), How(routed=False)
     rows: list[Row] = [
-        (ALL_OPEN, every, {}),
+        (ALL_OPEN, every, DEFAULT),
         (ALL_OPEN, every, ahead),
         (ALL_OPEN, every, late),
-        ("skip", Plan(plan.keep), {}),
-        ("skip + width", Plan(plan.keep, width=plan.width), {}),
-        (CACHE, plan, {}),
+        ("skip", Plan(plan.keep), DEFAULT),
+        ("skip + width", Plan(plan.keep, width=plan.width), DEFAULT),
+        (CACHE, plan, DEFAULT),
         (CACHE, plan, ahead),
         (CACHE, plan, late),
         (FROZEN, plan, frozen),
     ]
     if compiled:
-        rows += [(name, of, how | {"compiled": True}) for name, of, how in rows if name in (ALL_OPEN, CACHE, FROZEN)]
-        rows += [(name, plan, how | {"graphs": True}) for name, how in ((CACHE, late), (FROZEN, frozen)) if graphs]
+        rows += [(name, of, replace(how, compiled=True)) for name, of, how in rows if name in (ALL_OPEN, CACHE, FROZEN)]
+        rows += [(name, plan, replace(how, graphs=True)) for name, how in ((CACHE, late), (FROZEN, frozen)) if graphs]
     return rows
 
 
