@@ -84,10 +84,10 @@ def noisy_batches(
     levels = levels if in_order else levels[torch.randperm(samples, generator=generator)]
     device = family.pipeline.transformer.device
     for start in range(0, samples, batch):
-        pairs = [data[index] for index in range(start, min(start + batch, samples))]
-        pair = {name: torch.stack([one[name] for one in pairs]).to(device) for name in pairs[0]}
+        some = range(start, min(start + batch, samples))
+        pair = {name: value.to(device) for name, value in data.batch(some).items()}
         clean = family.pack(pair["latents"])
-        noisy = mix(clean, levels[start : start + len(pairs)].to(device), generator)
+        noisy = mix(clean, levels[start : start + len(some)].to(device), generator)
         text = {name.removeprefix("text."): value for name, value in pair.items() if name.startswith("text.")}
         yield family.inputs(noisy.tokens, noisy.sigma, text, pair["latents"].shape), noisy
 

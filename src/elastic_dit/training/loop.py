@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from elastic_dit.errors import TrainingError
 from elastic_dit.training.config import TrainConfig
@@ -45,7 +43,6 @@ class Trainer:
             cpu=not torch.accelerator.is_available(),  # else the ranks of torchrun on CPUs would not meet
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
         )
         self.main = self.accelerator.is_main_process
         self.console = Console(quiet=quiet or not self.main)
@@ -164,8 +161,7 @@ class Trainer:
         sigmas: list[Tensor] = []
         with self._averaged():
             for forward, indices in zip(range(self.config.validation_batches), batches, strict=False):
-                rows = [self.validation_data[index] for index in indices]
-                batch = self._to_device(_collate(rows))
+                batch = self._to_device(self.validation_data.batch(indices))
                 generator = torch.Generator().manual_seed(forward)
                 noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
                 predicted = self.model(**self._inputs(batch, noisy.tokens, noisy.sigma))
@@ -261,22 +257,25 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        return iter(DataLoader(self.train_data, batch_sampler=sampler))
+        return map(self.train_data.batch, sampler)
 
     def _importance_batches(self) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
         """Transformer inputs of a few training batches and what they were made from, the same on every rank."""
         sampler = StepBatches(len(self.train_data), self.config.batch_size, seed=self.config.seed + 1)
         for forward, indices in zip(range(self.config.importance_batches), sampler, strict=False):
-            batch = self._to_device(_collate([self.train_data[index] for index in indices]))
+            batch = self._to_device(self.train_data.batch(indices))
             generator = torch.Generator().manual_seed(forward)
             noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
             yield self._inputs(batch, noisy.tokens, noisy.sigma), noisy
 
     def _to_device(self, batch: Sample, dropped: Tensor | None = None) -> Sample:
+        device = self.accelerator.device
+        batch = {name: value.to(device) for name, value in batch.items()}
         if dropped is not None:
             for name, empty in self.empty_text.items():
-                batch[name] = torch.where(dropped.view(-1, *[1] * empty.ndim), empty, batch[name])
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+                where = dropped.to(device).view(-1, *[1] * empty.ndim)
+                batch[name] = torch.where(where, empty.to(device), batch[name])
+        return batch
 
     def _inputs(self, batch: Sample, tokens: Tensor, sigma: Tensor) -> dict[str, Any]:
         text = {name.removeprefix("text."): value for name, value in batch.items() if name.startswith("text.")}
@@ -301,7 +300,3 @@ class _NoLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Nothing."""
-
-
-def _collate(rows: list[Sample]) -> Sample:
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
