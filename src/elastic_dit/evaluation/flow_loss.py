@@ -85,7 +85,7 @@ def noisy_batches(
     device = family.pipeline.transformer.device
     for start in range(0, samples, batch):
         some = range(start, min(start + batch, samples))
-        pair = {name: value.to(device) for name, value in data.batch(some).items()}
+        pair = data.batch(some, device)
         clean = family.pack(pair["latents"])
         noisy = mix(clean, levels[start : start + len(some)].to(device), generator)
         text = {name.removeprefix("text."): value for name, value in pair.items() if name.startswith("text.")}

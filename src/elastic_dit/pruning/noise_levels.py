@@ -119,15 +119,15 @@ def denoising_of(
     family: Family, data: EncodedDataset, samples: int, steps: int, guidance: float = 1.0, seed: int = 0
 ) -> Denoising:
     """The denoising of the first `samples` captions of encoded pairs."""
-    pairs = [data[index] for index in range(min(samples, len(data)))]
     device = family.pipeline.transformer.device
-    text = {name: torch.stack([pair[name] for pair in pairs]).to(device) for name in pairs[0] if name != "latents"}
-    empty = {name: value.to(device).expand_as(text[name]) for name, value in data.empty_text().items()}
+    text = data.batch(range(min(samples, len(data))), device)
+    latents = text.pop("latents")
+    empty = {name: value.expand_as(text[name]) for name, value in data.empty_text(device).items()}
     return Denoising(
         family,
         _named(text),
         _named(empty) if guidance != 1 else None,
-        torch.Size((len(pairs), *pairs[0]["latents"].shape)),
+        latents.shape,
         steps,
         guidance,
         seed,

@@ -51,7 +51,7 @@ class Trainer:
         self.trainee.pipeline.to(self.accelerator.device)
         self.train_data = self._encoded(config.data.path)
         self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
-        self.empty_text: Sample = self.train_data.empty_text()
+        self.empty_text: Sample = self.train_data.empty_text(self.accelerator.device)
         self.trainee.park_encoders()
         module = self.trainee.prepare(list(self._importance_batches()), self.accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -137,7 +137,7 @@ class Trainer:
         """Eq. 17 for one batch: the flow-matching loss and, if elastic, lambda times the budget's."""
         config = self.config
         dropped = torch.rand(len(batch["latents"]), generator=generator) < config.flow.caption_dropout
-        batch = self._to_device(batch, dropped)
+        batch = self._without_captions(batch, dropped)
         noisy = draw(self.family.pack(batch["latents"]), config.flow, generator)
         inputs = self._inputs(batch, noisy.tokens, noisy.sigma)
         self.trainee.draw_routing(len(dropped), generator, self.step)
@@ -161,7 +161,7 @@ class Trainer:
         sigmas: list[Tensor] = []
         with self._averaged():
             for forward, indices in zip(range(self.config.validation_batches), batches, strict=False):
-                batch = self._to_device(self.validation_data.batch(indices))
+                batch = self.validation_data.batch(indices, self.accelerator.device)
                 generator = torch.Generator().manual_seed(forward)
                 noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
                 predicted = self.model(**self._inputs(batch, noisy.tokens, noisy.sigma))
@@ -257,25 +257,25 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        return map(self.train_data.batch, sampler)
+        return (self.train_data.batch(indices, self.accelerator.device) for indices in sampler)
 
     def _importance_batches(self) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
         """Transformer inputs of a few training batches and what they were made from, the same on every rank."""
         sampler = StepBatches(len(self.train_data), self.config.batch_size, seed=self.config.seed + 1)
         for forward, indices in zip(range(self.config.importance_batches), sampler, strict=False):
-            batch = self._to_device(self.train_data.batch(indices))
+            batch = self.train_data.batch(indices, self.accelerator.device)
             generator = torch.Generator().manual_seed(forward)
             noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
             yield self._inputs(batch, noisy.tokens, noisy.sigma), noisy
 
-    def _to_device(self, batch: Sample, dropped: Tensor | None = None) -> Sample:
-        device = self.accelerator.device
-        batch = {name: value.to(device) for name, value in batch.items()}
-        if dropped is not None:
-            for name, empty in self.empty_text.items():
-                where = dropped.to(device).view(-1, *[1] * empty.ndim)
-                batch[name] = torch.where(where, empty.to(device), batch[name])
-        return batch
+    def _without_captions(self, batch: Sample, dropped: Tensor) -> Sample:
+        """The batch with the empty caption where `dropped` (B,) is true."""
+        dropped = dropped.to(self.accelerator.device)
+        texts = {
+            name: torch.where(dropped.view(-1, *[1] * empty.ndim), empty, batch[name])
+            for name, empty in self.empty_text.items()
+        }
+        return batch | texts
 
     def _inputs(self, batch: Sample, tokens: Tensor, sigma: Tensor) -> dict[str, Any]:
         text = {name.removeprefix("text."): value for name, value in batch.items() if name.startswith("text.")}

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -44,20 +43,19 @@ class EncodedDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         return {name: value[0] for name, value in self.batch([index]).items()}
 
-    def batch(self, indices: Sequence[int]) -> Sample:
-        """The samples at these places, stacked, float32 on the CPU."""
+    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Sample:
+        """The samples at these places, stacked, float32; they travel to the device as stored, at half the size."""
         rows = [(self._shard(index // SHARD), index % SHARD) for index in indices]
-        return {name: torch.stack([shard[name][row] for shard, row in rows]).float() for name in rows[0][0]}
+        return {name: torch.stack([shard[name][row] for shard, row in rows]).to(device).float() for name in rows[0][0]}
 
     def _shard(self, index: int) -> Sample:
         if index not in self._shards:
             self._shards[index] = load_file(_shard(self.folder, index))  # mapped, not read
         return self._shards[index]
 
-    def empty_text(self) -> Sample:
+    def empty_text(self, device: torch.device | str = "cpu") -> Sample:
         """Text states of the empty caption, for caption dropout."""
-        with safe_open(self.folder / "empty.safetensors", "pt") as file:
-            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        return {name: value.to(device).float() for name, value in load_file(self.folder / "empty.safetensors").items()}
 
 
 def encode(family: Family, data: DataConfig, path: str, *, quiet: bool = False) -> EncodedDataset:
