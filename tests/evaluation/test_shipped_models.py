@@ -1,7 +1,5 @@
 """What the dense models that ship can draw, by the detector that ships."""
 
-from typing import Literal
-
 import pytest
 
 from elastic_dit import load
@@ -9,17 +7,20 @@ from elastic_dit.evaluation.judge import DETECTOR
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.sprite_detector import SpriteDetector
 from elastic_dit.models import EmojiFluxPipeline, shipped_adapter, shipped_judge, shipped_model
+from elastic_dit.models.weights import AdapterName, ModelName
 
 THINGS = {"a star": "star", "a red apple": "red apple", "a tree": "deciduous tree", "a balloon": "balloon"}
 
 
 @pytest.mark.parametrize(
     ("name", "size", "prompts"),
-    [("emoji-flux", 64, ["a star", "a red apple"]), ("emoji-dozen", 32, ["a star", "a tree", "a balloon"])],
+    [
+        ("emoji-flux", 64, ["a star", "a red apple"]),
+        ("emoji-dozen", 32, ["a star", "a tree", "a balloon"]),
+        ("emoji-dozen-converged", 32, ["a star", "a tree", "a balloon"]),
+    ],
 )
-def test_one_thing_is_what_was_asked_for(
-    name: Literal["emoji-flux", "emoji-dozen"], size: int, prompts: list[str]
-) -> None:
+def test_one_thing_is_what_was_asked_for(name: ModelName, size: int, prompts: list[str]) -> None:
     pipe = EmojiFluxPipeline.from_pretrained(shipped_model(name))
     pipe.set_progress_bar_config(disable=True)
     wanted = [prompt for prompt in prompts for _ in range(4)]
@@ -41,12 +42,19 @@ def test_one_checkpoint_meets_every_budget() -> None:
         assert elastic.trace.flops_share == pytest.approx(budget, rel=0.01 if budget > 0.3 else 0.03)
 
 
+HALVES: dict[ModelName, AdapterName] = {
+    "emoji-dozen": "emoji-dozen-half",
+    "emoji-dozen-converged": "emoji-dozen-converged-half",
+}
+
+
 @pytest.mark.parametrize(("steps", "share"), [(6, 0.5), (5, 0.4)])
-def test_half_of_the_flops_draw_what_was_asked_for(steps: int, share: float) -> None:
+@pytest.mark.parametrize("name", HALVES)
+def test_half_of_the_flops_draw_what_was_asked_for(name: ModelName, steps: int, share: float) -> None:
     """Of 8 dense steps."""
-    pipe = EmojiFluxPipeline.from_pretrained(shipped_model("emoji-dozen"))
+    pipe = EmojiFluxPipeline.from_pretrained(shipped_model(name))
     pipe.set_progress_bar_config(disable=True)
-    elastic = load(pipe, shipped_adapter("emoji-dozen-half"))
+    elastic = load(pipe, shipped_adapter(HALVES[name]))
     wanted = [prompt for prompt in ("a star", "a tree", "a balloon") for _ in range(4)]
     settings = SampleSettings(steps=steps, guidance=3.0, height=32, width=32)
     images = sample_images(pipe, wanted, range(len(wanted)), settings)

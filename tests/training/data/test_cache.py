@@ -78,6 +78,13 @@ def test_pairs_come_back_in_order(data: DataConfig) -> None:
     assert dataset.empty_text()["text.states"].tolist() == [0, ord(" ")]
 
 
+def test_a_batch_takes_any_pairs_in_the_order_asked_for(data: DataConfig) -> None:
+    batch = encode(LetterFamily(), data, data.path, quiet=True).batch([6, 0, 4, 4])
+    assert batch["text.states"].tolist() == [[n, ord("a") + n - 1] for n in (7, 1, 5, 5)]
+    assert batch["latents"].shape == (4, 1, 2, 2)
+    assert {value.dtype for value in batch.values()} == {torch.float32}
+
+
 def test_shards_hold_half_precision(data: DataConfig) -> None:
     dataset = encode(LetterFamily(), data, data.path, quiet=True)
     shards = [load_file(file) for file in sorted(dataset.folder.glob("0*.safetensors"))]

@@ -8,24 +8,27 @@ from elastic_dit.errors import CheckpointError
 _HERE = Path(__file__).parent
 
 
-def shipped_model(name: Literal["emoji-flux", "emoji-dozen"] = "emoji-flux") -> Path:
+ModelName = Literal["emoji-flux", "emoji-dozen", "emoji-dozen-converged"]
+AdapterName = Literal["emoji-flux-elastic", "emoji-dozen-half", "emoji-dozen-budgets", "emoji-dozen-converged-half"]
+
+
+def shipped_model(name: ModelName = "emoji-flux") -> Path:
     """Folder of a dense emoji model, for `EmojiFluxPipeline.from_pretrained`.
 
     Args:
         name: `emoji-flux` draws 42 things at 64 pixels; `emoji-dozen` draws twelve at 32, and counts some of them:
-            what methods are compared on.
+            what methods are compared on. `emoji-dozen-converged` is the latter after nine times as many samples.
     """
     return _existing(_HERE / name)
 
 
-def shipped_adapter(
-    name: Literal["emoji-flux-elastic", "emoji-dozen-half", "emoji-dozen-budgets"] = "emoji-flux-elastic",
-) -> Path:
+def shipped_adapter(name: AdapterName = "emoji-flux-elastic") -> Path:
     """Adapter folder that makes an emoji model elastic, for `elastic_dit.load`.
 
     Args:
         name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-half` draws in 6 steps what
-            `emoji-dozen` does in 8, at half of the FLOPs; `emoji-dozen-budgets` runs it at budgets from 0.3 to 1.
+            `emoji-dozen` does in 8, at half of the FLOPs; `emoji-dozen-budgets` runs it at budgets from 0.3 to 1;
+            `emoji-dozen-converged-half` is as `emoji-dozen-half`, for `emoji-dozen-converged`.
     """
     return _existing(_HERE / name)
 
