@@ -12,7 +12,6 @@ import torch
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from elastic_dit.errors import DataError
 from elastic_dit.training.config import DataConfig
@@ -24,7 +23,7 @@ BATCH = 64
 Sample = dict[str, Tensor]
 
 
-class EncodedDataset(Dataset[Sample]):
+class EncodedDataset:
     """Encoded pairs on disk: `latents` and one `text.NAME` per text state.
 
     The folder's name is a hash of everything that shapes its content. Shards are written to a temporary
@@ -45,10 +44,10 @@ class EncodedDataset(Dataset[Sample]):
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Sample:
         """The samples at these places, stacked, float32; they travel to the device as stored, at half the size."""
-        rows = [(self._shard(index // SHARD), index % SHARD) for index in indices]
+        rows = [(self._opened(index // SHARD), index % SHARD) for index in indices]
         return {name: torch.stack([shard[name][row] for shard, row in rows]).to(device).float() for name in rows[0][0]}
 
-    def _shard(self, index: int) -> Sample:
+    def _opened(self, index: int) -> Sample:
         if index not in self._shards:
             self._shards[index] = load_file(_shard(self.folder, index))  # mapped, not read
         return self._shards[index]
@@ -106,7 +105,7 @@ def encode(family: Family, data: DataConfig, path: str, *, quiet: bool = False) 
     return EncodedDataset(folder)
 
 
-class StepBatches(Sampler[list[int]]):
+class StepBatches:
     """The sample indices of each forward: a pure function of seed, rank and position, so that resuming is exact.
 
     Every epoch is one seeded permutation, split among ranks; epochs follow one another without a seam.
