@@ -93,8 +93,24 @@ def test_costs(pipe: Any, folder: Path, tmp_path: Path) -> None:
     assert cost.flops_share == 1
     assert set(cost.ratio) == {"median", "min", "max"} and cost.ratio["median"] > 0
     own = ours.cost(Entry("own", adapter=str(folder / "adapter")))
-    assert own.flops_share < 1
+    assert own.flops_share < 1 and own.together is None
     assert ours.cost(Entry("own", adapter=str(folder / "adapter"))) == own  # read, not timed again
+
+
+def test_several_images_at_once_are_timed_too(pipe: Any, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    forward = pipe.transformer.forward
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["hidden_states"]))
+        return forward(*args, **kwargs)
+
+    pipe.transformer.forward = seen
+    cost = contest(pipe, tmp_path, at_once=2).cost(DENSE)
+    assert cost.together is not None and cost.together["min"] > 0
+    assert {1, 2} < set(sizes)  # and 5, whose FLOPs are counted
+    assert contest(pipe, tmp_path, at_once=2).cost(DENSE) == cost  # read, not timed again
+    assert contest(pipe, tmp_path).cost(DENSE).together is None
 
 
 def test_a_stopped_contest_goes_on(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

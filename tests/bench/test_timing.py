@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from elastic_dit.bench.timing import ForwardTimer, spread
+from elastic_dit.timing import ForwardTimer, spread
 
 
 class Slow(nn.Module):

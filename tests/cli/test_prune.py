@@ -75,6 +75,15 @@ def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_of_time(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1, "--samples", 4)
+    outcome = run("prune", data, *common, "--of", "time", "--budget", 0.7, "--output", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "of FLOPs, 7" in outcome.out and "of the time" in outcome.out
+    refused = run("prune", data, *common, "--of", "time", "--down-to", 0.3, "--output", tmp_path / "no")
+    assert_refused(refused, "--down-to", "--of time")
+
+
 def test_a_route_for_each_range_of_noise_levels(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     common = ("--model", pair[0], "--cache", tmp_path / "cache", "--resolution", 16, "--threads", 1)
     levels = ("--levels", 2, "--samples", 4, "--batch", 2)

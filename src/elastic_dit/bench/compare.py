@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from elastic_dit.bench.routes import compute_of, route_of
-from elastic_dit.bench.timing import ForwardTimer, spread, synchronize
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.trace import Trace
 from elastic_dit.evaluation.fidelity import fidelity, mean_fidelity
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.records import Environment, RunRecord
+from elastic_dit.timing import ForwardTimer, spread, synchronize
 from elastic_dit.verbs import load
 
 DEFAULT_STEPS = 28

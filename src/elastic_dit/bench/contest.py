@@ -17,7 +17,6 @@ from torch import nn
 from elastic_dit.baselines import Task, baselines
 from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
 from elastic_dit.bench.race import Counting, Progress, silent
-from elastic_dit.bench.timing import ForwardTimer, spread
 from elastic_dit.checkpoint import WEIGHTS_NAME
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
@@ -27,6 +26,7 @@ from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
+from elastic_dit.timing import ForwardTimer, spread
 from elastic_dit.verbs import load, restore
 
 COST, ENTRY = "cost.json", "entry.json"
@@ -41,6 +41,8 @@ class Cost(NamedTuple):
     """Of the dense run's FLOPs, counted as executed on a few images of all tasks."""
     ratio: dict[str, float]
     """Time beside the dense runs before and after it, one image at a time: median, min, max."""
+    together: dict[str, float] | None = None
+    """The same of several images at once, if they were asked for."""
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Contest:
         folder: for images and costs; what is there already is not made again.
         batch: images in a forward.
         repeats: timed runs of one image.
+        at_once: images of further timed runs, if there are to be any: small models keep a processor busy only then.
         progress: see `race.Progress`.
     """
 
@@ -63,6 +66,7 @@ class Contest:
     folder: Path
     batch: int = 32
     repeats: int = 7
+    at_once: int | None = None
     progress: Progress = silent
 
     def __post_init__(self) -> None:
@@ -95,13 +99,14 @@ class Contest:
 
     def cost(self, entry: Entry) -> Cost:
         """The entry's FLOPs and time."""
-        file = self.folder_of(entry) / COST
+        file = self.folder_of(entry) / (f"cost-{self.at_once}.json" if self.at_once else COST)
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
         with self._running(entry) as (restart, settings):
             share = self._flops(restart, settings) / self._flops_of_dense()
-            cost = Cost(share, self._ratio(restart, settings, entry.name))
+            sizes = (1, self.at_once) if self.at_once else (1,)
+            cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
         temporary = file.with_suffix(".partial")
         temporary.write_text(json.dumps(cost._asdict()))
         temporary.replace(file)
@@ -172,17 +177,18 @@ class Contest:
                 self._dense_flops = self._flops(lambda: None, self.settings)
         return self._dense_flops
 
-    def _ratio(self, restart: Callable[[], None], settings: SampleSettings, name: str) -> dict[str, float]:
-        """Each run between two dense ones of the same prompt; the first is a warm-up."""
+    def _ratio(self, restart: Callable[[], None], settings: SampleSettings, name: str, size: int) -> dict[str, float]:
+        """Each run, of so many images, between two dense ones of the same prompts; the first is a warm-up."""
         ratios: list[float] = []
         for index in range(self.repeats + 1):
             self.progress(f"timing {name}", index, self.repeats + 1)
-            one = [self.prompts[index * len(self.prompts) // (self.repeats + 1)]]
-            before = self._dense_seconds(one)
+            start = index * len(self.prompts) // (self.repeats + 1)
+            some = self.prompts[start : start + size]
+            before = self._dense_seconds(some)
             restart()
             with ForwardTimer(self.pipe.transformer) as timer:
-                self._sample(one, settings)
-            after = self._dense_seconds(one)
+                self._sample(some, settings)
+            after = self._dense_seconds(some)
             ratios.append(2 * sum(timer.seconds) / (before + after))
         return spread(ratios[1:])
 

@@ -48,7 +48,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
         environment=Environment.here(contest.pipe.transformer.device),
         config=vars(contest.settings)
         | {"images": len(contest.prompts), "captions": len(judge.captions), "batch": contest.batch}
-        | {"repeats": contest.repeats},
+        | {"repeats": contest.repeats, "at_once": contest.at_once},
         results={
             "rows": results,
             "truth": judge.truth(),
@@ -83,14 +83,21 @@ def _scored(contest: Contest, run: Entry, judge: Judge, dense: Sequence[Image.Im
 def _row(row: Row, costs: Sequence[Cost], scored: Sequence[Scored]) -> dict[str, Any]:
     """Means over the runs, and what each of them came to."""
     share = float(np.mean([cost.flops_share for cost in costs]))
-    ratio = {
-        "median": float(np.median([cost.ratio["median"] for cost in costs])),
-        "min": min(cost.ratio["min"] for cost in costs),
-        "max": max(cost.ratio["max"] for cost in costs),
-    }
+    cost: dict[str, Any] = {"flops_share": share, "ratio": _over([cost.ratio for cost in costs])}
+    if at_once := [cost.together for cost in costs if cost.together]:
+        cost["together"] = _over(at_once)
     about = row.runs[0]._asdict() | {"name": row.name}
     runs = [
-        {"name": run.name, "cost": cost._asdict()} | one.results
-        for run, cost, one in zip(row.runs, costs, scored, strict=True)
+        {"name": run.name, "cost": each._asdict()} | one.results
+        for run, each, one in zip(row.runs, costs, scored, strict=True)
     ]
-    return {"entry": about, "cost": {"flops_share": share, "ratio": ratio}} | together(scored) | {"runs": runs}
+    return {"entry": about, "cost": cost} | together(scored) | {"runs": runs}
+
+
+def _over(ratios: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of several runs' medians, and the lowest and highest of all."""
+    return {
+        "median": float(np.median([ratio["median"] for ratio in ratios])),
+        "min": min(ratio["min"] for ratio in ratios),
+        "max": max(ratio["max"] for ratio in ratios),
+    }

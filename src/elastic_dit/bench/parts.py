@@ -17,13 +17,13 @@ from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
 from elastic_dit.bench.schedule import RATIOS
 from elastic_dit.bench.sizes import Size
-from elastic_dit.bench.timing import spread, synchronize
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.core.cost import router_flops
 from elastic_dit.core.width import channels
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.engine.site import BlockCall, Site, hidden_size
 from elastic_dit.records import RunRecord
+from elastic_dit.timing import spread, synchronize
 from elastic_dit.verbs import elasticize
 
 BLOCKS = 3

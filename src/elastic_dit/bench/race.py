@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from elastic_dit.bench.timing import spread
 from elastic_dit.bench.trajectory import Trajectory
+from elastic_dit.timing import spread
 
 Progress = Callable[[str, int, int], None]
 """Called with what runs, and steps done and to do."""

@@ -15,11 +15,11 @@ import numpy as np
 from elastic_dit.bench.lane import DEFAULT, How, Lane, record_of, settings
 from elastic_dit.bench.race import DENSE, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
-from elastic_dit.bench.timing import ForwardTimer
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
+from elastic_dit.timing import ForwardTimer
 
 Row = tuple[str, Plan, How]
 """Name, plan, and how it is carried out."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from elastic_dit.bench.lane import Lane, record_of, settings
 from elastic_dit.bench.race import Progress, silent
-from elastic_dit.bench.timing import spread, synchronize
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.records import RunRecord
+from elastic_dit.timing import spread, synchronize
 from elastic_dit.verbs import elasticize
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elastic_dit.bench.sizes import Size
-from elastic_dit.bench.timing import synchronize
+from elastic_dit.timing import synchronize
 
 
 class Trajectory:

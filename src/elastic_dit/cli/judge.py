@@ -98,6 +98,10 @@ def images(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 34,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of one image, each between two dense ones.")] = 7,
+    at_once: Annotated[
+        int | None,
+        typer.Option(min=2, help="Time so many images at once, too.", show_default="one image alone"),
+    ] = None,
     json: Json = None,
     markdown: Markdown = None,
     plot: Annotated[Path | None, typer.Option(help="Write quality against compute as a PNG.")] = None,
@@ -145,7 +149,7 @@ def images(
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         settings = SampleSettings(steps=steps, guidance=guidance, height=resolution, width=resolution)
-        contest = Contest(pipe, prompts, settings, output, batch, repeats, bar.show)
+        contest = Contest(pipe, prompts, settings, output, batch, repeats, at_once, bar.show)
         rows += [Row(entry.name, (entry,)) for entry in map(contest.entry, wishes)]
         record = run_contest(contest, rows, scorer, context.obj)
     if plot is not None:

@@ -1,7 +1,7 @@
 """`elastic-dit prune`: one route for every sample and step, as an adapter to train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,11 @@ def prune(
     data: Annotated[Path, typer.Argument(help="Folder of training pairs, as `data prepare` writes it.")],
     output: Annotated[Path, typer.Option(help="The adapter folder to write.", show_default=False)],
     method: Annotated[str, typer.Option(help="greedy, hierarchical, ppcl, random or tinyfusion.")] = "greedy",
-    budget: Annotated[float, typer.Option(help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
+    budget: Annotated[float, typer.Option(help="Share of the dense blocks' FLOPs to spend, or of their time.")] = 0.5,
+    of: Annotated[
+        Literal["flops", "time"],
+        typer.Option(help="What the budget is a share of: FLOPs, or the blocks' time for one image on this machine."),
+    ] = "flops",
     levels: Annotated[
         int, typer.Option(min=1, help="Ranges of noise levels, each with a route of its own; --samples is for each.")
     ] = 1,
@@ -61,9 +65,10 @@ def prune(
 
         from elastic_dit.evaluation.flow_loss import noisy_batches
         from elastic_dit.pruning import prunings
-        from elastic_dit.pruning.base import share, whole
+        from elastic_dit.pruning.base import share, unpruned, whole
         from elastic_dit.pruning.noise_levels import denoising_of, even, weigh
         from elastic_dit.pruning.prune import prune
+        from elastic_dit.pruning.times import block_times
         from elastic_dit.training.config import DataConfig
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
@@ -71,6 +76,8 @@ def prune(
 
     if down_to and levels > 1:
         raise ConfigError("--down-to has one route for each budget, at all noise levels: leave --levels out")
+    if down_to and of == "time":
+        raise ConfigError("--down-to gives a dial of FLOPs, and --of time has one budget: leave one of them out")
     if steps and levels == 1:
         raise ConfigError("--steps weighs ranges of noise levels against each other: give --levels 2 or more")
     chosen, where = prunings[method], pick_device(device)
@@ -89,8 +96,20 @@ def prune(
             bar.show("weighing noise levels", 0, 0)
             denoising = denoising_of(family, pairs, min(WEIGHED, samples), steps, guidance, seed)
             weights = weigh(whole(family.pipeline, batches), denoising, levels)
+        times = None
+        if of == "time":
+            one, _ = next(noisy_batches(family, pairs, 1, 1, seed))
+            times = block_times(unpruned(family.pipeline), one, bar.show)
         elastic = prune(
-            family.pipeline, batches, chosen, budget, seed=seed, levels=weights, lowest=down_to, progress=bar.show
+            family.pipeline,
+            batches,
+            chosen,
+            budget,
+            seed=seed,
+            levels=weights,
+            lowest=down_to,
+            times=times,
+            progress=bar.show,
         )
         family.pipeline.transformer(**batches[0][0], return_dict=False)
         elastic.save(output)
@@ -103,5 +122,6 @@ def prune(
     for number, (level, (_, route)) in enumerate(zip(weights, elastic.config.routes, strict=True)):
         at = f" for noise levels {number / levels:.3g} to {(number + 1) / levels:.3g}" if levels > 1 else ""
         at += f" ({round(level.visits * steps)} of {steps} steps, worth {level.worth:.0%})" if steps else ""
-        typer.echo(f"{output}{at}: {sum(map(bool, route))} of {len(route)} blocks, {share(route, costs):.1%} of FLOPs")
+        spent = f"{share(route, costs):.1%} of FLOPs" + (f", {share(route, times):.1%} of the time" if times else "")
+        typer.echo(f"{output}{at}: {sum(map(bool, route))} of {len(route)} blocks, {spent}")
         typer.echo("widths: " + " ".join(f"{width:.2f}" if width else "–" for width in route))

@@ -71,15 +71,17 @@ class Subject:
     levels: Sequence[Level] = (Level(1.0, 1.0),)
     """Ranges of noise levels, each with a route of its own. With more than one, `batches` hold as many of each, the
     lowest levels first, and a route is the routes of all levels in a row."""
+    times: Sequence[BlockCost] | None = None
+    """Seconds of each block, (L,), where those are to be saved and not FLOPs."""
 
     def __post_init__(self) -> None:
         self._dense = self._predict(self.batches)
         self.costs: list[BlockCost] = [
             BlockCost(level.visits * cost.fixed, level.visits * cost.mlp)
             for level in self.levels
-            for cost in self.elastic.costs
+            for cost in self.times or self.elastic.costs
         ]
-        """FLOPs of each block for one sample, (L,), for each level, times the share of the steps that are there."""
+        """FLOPs of each block for one sample (or seconds), (L,), for each level, times the share of the steps there."""
         self._known: dict[tuple[int, Route], float] = {}
 
     def error(self, route: Sequence[float]) -> float:
@@ -124,7 +126,7 @@ class Pruning:
     source: str
     """Where it is published."""
     choose: Callable[[Subject, float], Route]
-    """(subject, budget): the route that spends this share of the blocks' FLOPs. Weights stay as they are."""
+    """(subject, budget): the route that spends this share of the blocks' FLOPs, or time. Weights stay as they are."""
     levelled: bool = False
     """Whether it can choose routes for several levels of noise together."""
     path: Callable[[Subject, float], Path] | None = None
@@ -135,7 +137,7 @@ prunings: Registry[Pruning] = Registry("pruning method", "elastic_dit.pruning")
 
 
 def share(route: Sequence[float], costs: Sequence[BlockCost]) -> float:
-    """Of the dense blocks' FLOPs."""
+    """Of the dense blocks' FLOPs, or of their time where costs are seconds."""
     spent = sum(cost.at(width) for cost, width in zip(costs, route, strict=True) if width)
     return spent / sum(cost.dense for cost in costs)
 

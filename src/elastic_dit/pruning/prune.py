@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_dit.config import ElasticConfig
+from elastic_dit.core.cost import BlockCost
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Batches, Progress, Pruning, Subject, whole
@@ -21,6 +22,7 @@ def prune(
     seed: int = 0,
     levels: Sequence[Level] = (),
     lowest: float | None = None,
+    times: Sequence[BlockCost] | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> ElasticModel:
     """Choose a route for a dense transformer. Its MLP channels are put in order of importance, as for training.
@@ -35,6 +37,7 @@ def prune(
             chosen together, and routers that read the timestep embedding alone and say what the routes say.
         lowest: a route for every budget from 1 down to this share, each within the next larger one, and routers that
             know them all; the dial then stands at `budget`.
+        times: seconds of each block, as `block_times` measures them: the budget is then a share of these.
         progress: see `Progress`.
 
     Raises:
@@ -53,15 +56,16 @@ def prune(
         )
     elastic = whole(pipe_or_transformer, batches)
     if lowest is not None:
-        if method.path is None or count > 1 or not 0 < lowest < budget:
+        if method.path is None or count > 1 or times is not None or not 0 < lowest < budget:
             raise ConfigError(
-                f"a route for every budget down to {lowest:g}: expected a share below the budget of {budget:g}, one "
-                f"level of noise, and greedy; got {count} and {method.name}"
+                f"a route for every budget down to {lowest:g}: expected a share of FLOPs below the budget of "
+                f"{budget:g}, one level of noise, and greedy; got {count} and {method.name}"
+                + (", and a share of time" if times is not None else "")
             )
         path = method.path(Subject(elastic, batches, seed, progress), lowest)
         dial = {"budget_range": (lowest, 1.0), "default_budget": budget, "budget_embedding": True}
         return reroute(elastic, ElasticConfig.of(router_input="timestep", init_path=path, max_reuse=0, **dial))
-    route = method.choose(Subject(elastic, batches, seed, progress, levels), budget)
+    route = method.choose(Subject(elastic, batches, seed, progress, levels, times), budget)
     if count == 1:
         return reroute(elastic, ElasticConfig.of(route=route))
     blocks = len(elastic.costs)

@@ -38,11 +38,13 @@ def contest_tables(record: RunRecord) -> list[Table]:
     steps = f"{config['steps']} steps, guidance {config['guidance']:g}"
     if config.get("width"):
         steps += f", {config['width']} pixels"
+    at_once = config.get("at_once")
+    timed = {"speed-up": "ratio"} | ({f"of {at_once} at once": "together"} if at_once else {})
     scores = [
         (
             row_name(row),
             percent(row["cost"]["flops_share"]),
-            times({name: 1 / row["cost"]["ratio"][other] for name, other in _INVERSE.items()}),
+            *(_speedup(row["cost"][name]) for name in timed.values()),
             _overall(row),
             *(percent(value) for value in row["retrieval"].values()),
             f"{row['frechet']:.0f}",
@@ -57,18 +59,24 @@ def contest_tables(record: RunRecord) -> list[Table]:
     return [
         Table(
             f"{config['images']} images a row, {steps}",
-            ("", "FLOPs", "speed-up", "SceneEval", *rows[0]["retrieval"], "FD", "KD", "PSNR (dB)"),
+            ("", "FLOPs", *timed, "SceneEval", *rows[0]["retrieval"], "FD", "KD", "PSNR (dB)"),
             scores,
             "FLOPs: counted as executed, on a few images of all tasks, as a share of the dense model's. Speed-up: of "
-            "the transformer for one image, beside dense runs just before and after (median, lowest–highest). "
-            "SceneEval: mean over six tasks, 95% interval by bootstrap over images and runs. R@k: the image's own "
-            f"caption is among the k nearest of {config['captions']}. FD and KD (x 1000, 95% interval): distance to "
-            "real scenes on EfficientNet-lite0's features, lower is better. PSNR: against the dense model's images.",
+            f"the transformer for one image{f' and for {at_once} at once' if at_once else ''}, beside dense runs just "
+            "before and after (median, lowest–highest). SceneEval: mean over six tasks, 95% interval by bootstrap over "
+            f"images and runs. R@k: the image's own caption is among the k nearest of {config['captions']}. FD and KD "
+            "(x 1000, 95% interval): distance to real scenes on EfficientNet-lite0's features, lower is better. PSNR: "
+            "against the dense model's images.",
         ),
         Table("SceneEval by task", ("", *(label for _, label in _known(rows[0]))), tasks, where(record)),
         *_differences("Beside dense", record, record.results["beside_dense"]),
         *_differences("At nearly equal compute", record, record.results["pairs"]),
     ]
+
+
+def _speedup(ratio: dict[str, float]) -> str:
+    """Of a ratio of times."""
+    return times({name: 1 / ratio[other] for name, other in _INVERSE.items()})
 
 
 def judge_markdown(record: RunRecord, tables: list[Table]) -> str:
