@@ -111,6 +111,9 @@ def test_several_images_at_once_are_timed_too(pipe: Any, tmp_path: Path) -> None
     assert {1, 2} < set(sizes)  # and 5, whose FLOPs are counted
     assert contest(pipe, tmp_path, at_once=2).cost(DENSE) == cost  # read, not timed again
     assert contest(pipe, tmp_path).cost(DENSE).together is None
+    sizes.clear()
+    contest(pipe, tmp_path, repeats=2).cost(DENSE)
+    assert sizes  # a record does not name repeats that were not run
 
 
 def test_a_stopped_contest_goes_on(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.timing import ForwardTimer, spread
 from elastic_dit.verbs import load, restore
 
-COST, ENTRY = "cost.json", "entry.json"
+ENTRY = "entry.json"
 COUNTED = 12
 """Images whose FLOPs are counted."""
 
@@ -99,13 +99,13 @@ class Contest:
 
     def cost(self, entry: Entry) -> Cost:
         """The entry's FLOPs and time."""
-        file = self.folder_of(entry) / (f"cost-{self.at_once}.json" if self.at_once else COST)
+        sizes = (1, self.at_once) if self.at_once else (1,)
+        file = self.folder_of(entry) / f"cost-{self.repeats}x{sizes[-1]}.json"  # timed otherwise, it is timed again
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
         with self._running(entry) as (restart, settings):
             share = self._flops(restart, settings) / self._flops_of_dense()
-            sizes = (1, self.at_once) if self.at_once else (1,)
             cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
         temporary = file.with_suffix(".partial")
         temporary.write_text(json.dumps(cost._asdict()))
