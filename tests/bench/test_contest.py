@@ -177,6 +177,25 @@ def test_fewer_steps_of_an_adapter(pipe: Any, folder: Path, tmp_path: Path) -> N
     assert (pixels(ours.images(entry))[:2] == pixels(alone)).all()
 
 
+def test_guidance_and_spacing_of_its_own(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    ours = contest(pipe, tmp_path)
+    (entry,) = list_rows([f"{folder / 'adapter'}@K=0@steps=2@guidance=2@shift=1.5"], [])[1].runs
+    assert entry.name.endswith("adapter, K = 0, 2 steps, guidance 2, shift 1.5")
+    with contest(pipe, tmp_path / "other")._running(entry) as (_, settings):
+        assert pipe.scheduler.config.shift == 1.5
+        assert (settings.steps, settings.guidance) == (2, 2.0)
+        alone = pixels(sample_images(pipe, CAPTIONS[:2], range(2), replace(SHORT, steps=2, guidance=2.0)))
+    assert pipe.scheduler.config.shift == 1.0
+    assert (pixels(ours.images(entry))[:2] == alone).all()
+    plain = replace(SHORT, steps=2, guidance=2.0)
+    half, whole = (ours.entry(Wish.read(f"fewer-steps={share}@guidance=2")) for share in (0.5, 0))
+    assert (pixels(ours.images(half))[:2] == pixels(sample_images(pipe, CAPTIONS[:2], range(2), plain))).all()
+    shift = ours.entry(Wish.read("fewer-steps=0@guidance=2@shift=1.5"))
+    assert shift.name == "fewer-steps 0, guidance 2, shift 1.5"
+    assert (pixels(ours.images(shift)) != pixels(ours.images(whole))).any()
+    assert ours.cost(shift).flops_share == pytest.approx(1)
+
+
 def test_an_adapter_at_another_threshold(pipe: Any, folder: Path, tmp_path: Path) -> None:
     rows = list_rows([f"{folder / 'adapter'}@tau=0.01", f"{folder / 'adapter'}@tau=0.99"], [0.5])
     low, high = (row.runs[0] for row in rows[1:])
@@ -306,7 +325,9 @@ def test_wishes(pipe: Any, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path)
     assert ours.entry(Wish.read("teacache=0.4")) == Entry("teacache 0.4", baseline="teacache", setting=0.4)
     assert ours.entry(Wish.read("compiled")) == Entry("compiled", baseline="compiled")
-    for text in ("teacache", "teacache=much", "teacache@", "compiled=some"):
+    assert Wish.read("teacache@0.5@shift=1.5@guidance=2") == Wish("teacache", share=0.5, guidance=2.0, shift=1.5)
+    assert Wish.read("compiled@guidance=2") == Wish("compiled", guidance=2.0)
+    for text in ("teacache", "teacache=much", "teacache@", "compiled=some", "teacache@guidance=2", "teacache@steps=2"):
         with pytest.raises(ConfigError, match="=NUMBER"):
             Wish.read(text)
     with pytest.raises(UnknownNameError):

@@ -5,10 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline, QwenImagePipeline, WanPipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    QwenImagePipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+)
 
-from elastic_dit.errors import BackboneError
-from elastic_dit.evaluation.sampling import SampleSettings, _guidance, sample_images
+from elastic_dit.errors import BackboneError, ConfigError
+from elastic_dit.evaluation.sampling import SampleSettings, _guidance, sample_images, shifted
 from elastic_dit.models.loading import load_pipeline
 from emoji import save_pair
 
@@ -47,3 +53,24 @@ def test_guidance_reaches_the_argument_that_counts(kind: Any, distilled: bool, e
     given = _guidance(SimpleNamespace(transformer=transformer), inspect.signature(kind.__call__).parameters, 4.0, 2)
     assert given[expected] == 4.0
     assert ("negative_prompt" in given) == (not distilled)
+
+
+def test_shifted_levels() -> None:
+    plain = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    moved: Any = shifted(plain, 2.0)
+    moved.set_timesteps(sigmas=[1.0, 0.5])
+    np.testing.assert_allclose(moved.sigmas, [1, 2 * 0.5 / 1.5, 0], atol=1e-6)
+    assert plain.config["shift"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "shift", "message"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), 0.0, "shift of 0 came"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 2.0, "no fixed shift"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True), 2.0, "UniPCMultistepScheduler has no fixed shift"),
+    ],
+)
+def test_what_cannot_be_shifted(scheduler: Any, shift: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shifted(scheduler, shift)

@@ -24,7 +24,7 @@ from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
-from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images, shifted
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.timing import ForwardTimer, spread
 from elastic_dit.verbs import load, restore
@@ -74,6 +74,7 @@ class Contest:
         self.pipe.set_progress_bar_config(disable=True)
         self._dense = copy.deepcopy(self.pipe.transformer)
         self._dense_flops = 0
+        self._tasks: dict[tuple[SampleSettings, float | None], Task] = {}  # with what baselines learned for each
 
     def folder_of(self, entry: Entry) -> Path:
         """Where what is known of an entry is kept."""
@@ -112,33 +113,29 @@ class Contest:
         temporary.replace(file)
         return cost
 
-    def tuned(self, name: str, share: float) -> Entry:
+    def tuned(self, wish: Wish) -> Entry:
         """A baseline at the setting whose FLOPs come nearest to a share of dense; nobody looks at its images."""
-        file = self.folder / f"{name}_at_{share:g}.json"
+        assert wish.share is not None
+        file = self.folder / f"{_slug(wish.at(None))}_at_{wish.share:g}.json"
         if file.is_file():
             return Entry(**json.loads(file.read_text()))
         tried: dict[float, float] = {}
 
         def spent(setting: float) -> float:
             if setting not in tried:
-                self.progress(f"tuning {name}", len(tried), 0)
-                with self._running(Entry(name, baseline=name, setting=setting)) as (restart, settings):
+                self.progress(f"tuning {wish.name}", len(tried), 0)
+                with self._running(wish.at(setting)) as (restart, settings):
                     tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
             return tried[setting]
 
-        setting = baselines[name].nearest(spent, share)
-        entry = Entry(f"{name} {setting:g}", baseline=name, setting=setting)
+        entry = wish.at(baselines[wish.name].nearest(spent, wish.share))
         self.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(entry._asdict()))
         return entry
 
     def entry(self, wish: Wish) -> Entry:
         """What a wish for a baseline comes to."""
-        if wish.share is not None:
-            return self.tuned(wish.name, wish.share)
-        if wish.setting is None:
-            return Entry(wish.name, baseline=wish.name)
-        return Entry(f"{wish.name} {wish.setting:g}", baseline=wish.name, setting=wish.setting)
+        return wish.at(wish.setting) if wish.share is None else self.tuned(wish)
 
     def _claim(self, entry: Entry, folder: Path) -> None:
         """Make the entry's folder, or see that what it holds was made from the same things."""
@@ -212,27 +209,41 @@ class Contest:
             self.pipe.transformer = own
 
     @contextmanager
+    def _spaced(self, shift: float | None) -> Iterator[None]:
+        """The pipeline with steps at other noise levels; None: at its own."""
+        own = self.pipe.scheduler
+        if shift is not None:
+            self.pipe.scheduler = shifted(own, shift)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = own
+
+    @contextmanager
     def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
         """The pipeline as the entry has it: what to call before a run, and how to sample."""
-        settings = replace(self.settings, steps=entry.steps or self.settings.steps)
-        if entry.adapter and is_converted(entry.adapter):
-            with self._on(copy.deepcopy(self._dense)):
-                load_converted(self.pipe.transformer, Path(entry.adapter))
-                routes = Path(entry.adapter) / ROUTES
-                yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
-        elif entry.adapter:
-            elastic = load(self.pipe, entry.adapter)
-            try:
-                yield self._set(elastic, entry), settings
-            finally:
-                restore(self.pipe)
-        elif entry.baseline:
-            with self._on(copy.deepcopy(self._dense)):
-                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, self._task)
-                steps = self.settings.steps if applied.steps is None else len(applied.steps)
-                yield applied.restart, replace(settings, steps=steps)
-        else:
-            yield (lambda: None), settings
+        guidance = self.settings.guidance if entry.guidance is None else entry.guidance
+        settings = replace(self.settings, steps=entry.steps or self.settings.steps, guidance=guidance)
+        with self._spaced(entry.shift):
+            if entry.adapter and is_converted(entry.adapter):
+                with self._on(copy.deepcopy(self._dense)):
+                    load_converted(self.pipe.transformer, Path(entry.adapter))
+                    routes = Path(entry.adapter) / ROUTES
+                    yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
+            elif entry.adapter:
+                elastic = load(self.pipe, entry.adapter)
+                try:
+                    yield self._set(elastic, entry), settings
+                finally:
+                    restore(self.pipe)
+            elif entry.baseline:
+                with self._on(copy.deepcopy(self._dense)):
+                    task = self._task(settings, entry.shift)
+                    applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, task)
+                    steps = settings.steps if applied.steps is None else len(applied.steps)
+                    yield applied.restart, replace(settings, steps=steps)
+            else:
+                yield (lambda: None), settings
 
     def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
         """The dial as the entry has it; returns what to call before a run."""
@@ -250,18 +261,17 @@ class Contest:
             hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return hashed.hexdigest()
 
-    @cached_property
-    def _task(self) -> Task:
+    def _task(self, settings: SampleSettings, shift: float | None) -> Task:
         """For baselines that calibrate: on the first prompt, whose image is one of many."""
-        guided = self.settings.guidance != 1
-        assert self.settings.steps
+        assert settings.steps
 
         def sample(transformer: Any, restart: Callable[[], None]) -> None:
             with self._on(transformer):
                 restart()
-                self._sample(self.prompts[:1], self.settings)
+                self._sample(self.prompts[:1], settings)
 
-        return Task(self.settings.steps, 2 if guided else 1, sample)
+        branches = 1 if settings.guidance == 1 else 2
+        return self._tasks.setdefault((settings, shift), Task(settings.steps, branches, sample))
 
 
 @contextmanager

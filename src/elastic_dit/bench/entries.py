@@ -1,6 +1,6 @@
 """Ways to make images: the dense model, an adapter, an adapter at a budget, a baseline at a setting."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,22 @@ ASKED: dict[str, tuple[str, type]] = {
     "steps": ("steps", int),
     "tau": ("tau", float),
     "lag": ("decision_lag", int),
+    "guidance": ("guidance", float),
+    "shift": ("shift", float),
 }
 """What may stand behind the `@` of an adapter, before its `=`: a field of `Entry`."""
-WORDS = {"max_reuse": "K = {}", "steps": "{} steps", "tau": "tau = {:g}", "decision_lag": "lag = {}"}
+WORDS = {
+    "max_reuse": "K = {}",
+    "steps": "{} steps",
+    "tau": "tau = {:g}",
+    "decision_lag": "lag = {}",
+    "guidance": "guidance {:g}",
+    "shift": "shift {:g}",
+}
 OF_ROUTERS = {"max_reuse", "tau", "decision_lag"}
 """What changes nothing where there are none."""
+OF_SAMPLING = ("guidance", "shift")
+"""What any way to make images may have of its own."""
 
 
 class Entry(NamedTuple):
@@ -42,6 +53,10 @@ class Entry(NamedTuple):
     """The threshold in place of the adapter's own."""
     decision_lag: int | None = None
     """Likewise, whether blocks do what was read in the step before."""
+    guidance: float | None = None
+    """Guidance scale in place of everybody's."""
+    shift: float | None = None
+    """Likewise, the scheduler's shift of the noise levels: above 1 more of the steps are at high noise."""
 
 
 class Row(NamedTuple):
@@ -57,20 +72,25 @@ class Wish(NamedTuple):
     name: str
     setting: float | None = None
     share: float | None = None
+    guidance: float | None = None
+    """See `Entry`."""
+    shift: float | None = None
+    """See `Entry`."""
 
     @classmethod
     def read(cls, text: str) -> "Wish":
-        """From NAME=SETTING, NAME@SHARE or NAME.
+        """From NAME=SETTING, NAME@SHARE or NAME, each with @guidance=NUMBER or @shift=NUMBER behind it, or both.
 
         Raises:
             UnknownNameError: no such baseline.
             ConfigError: no number where one is due.
         """
-        sign = "@" if "@" in text else "="
-        name, _, value = text.partition(sign)
+        asked, own = _at(text, OF_SAMPLING)
+        sign = "@" if "@" in asked else "="
+        name, _, value = asked.partition(sign)
         baseline = baselines[name]
         if not baseline.setting and not value:
-            return cls(name)
+            return cls(name, **own)
         try:
             number = float(value)
         except ValueError as error:
@@ -78,7 +98,13 @@ class Wish(NamedTuple):
                 f"baseline {text!r} has no setting; expected {name}=NUMBER ({baseline.setting}), for example "
                 f"{name}={baseline.settings[0]:g}, or {name}@SHARE for the one that spends such a share of the FLOPs"
             ) from error
-        return cls(name, share=number) if sign == "@" else cls(name, setting=number)
+        return cls(name, share=number, **own) if sign == "@" else cls(name, setting=number, **own)
+
+    def at(self, setting: float | None) -> Entry:
+        """The way that has a setting; None: what has none."""
+        own: dict[str, Any] = {name: value for name in OF_SAMPLING if (value := getattr(self, name)) is not None}
+        name = self.name if setting is None else f"{self.name} {setting:g}"
+        return Entry(name + in_words(own), baseline=self.name, setting=setting or 0.0, **own)
 
 
 def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
@@ -86,7 +112,8 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
 
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
     in `@` and a number is at that budget alone, in `@K=` and a number reuses with that K, in `@steps=` and a number
-    takes so many steps, in `@tau=` and a number has that threshold, in `@lag=` and a number that `decision_lag`.
+    takes so many steps, in `@tau=` and a number has that threshold, in `@lag=` and a number that `decision_lag`, in
+    `@guidance=` and a number that guidance scale, in `@shift=` and a number that shift of the noise levels.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K, a tau or
@@ -114,10 +141,15 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         known = [budget for budget in wanted if limits[0] <= budget <= limits[1]] if limits else [None]
         for budget in known:
             at = "" if budget is None else f" at {budget:g}"
-            at += "".join(f", {WORDS[name].format(value)}" for name, value in own.items())
+            at += in_words(own)
             runs = [Entry(folder + at, adapter=folder, budget=budget, **own) for folder in folders]
             rows.append(Row(adapter + at, tuple(runs)))
     return rows
+
+
+def in_words(own: dict[str, Any]) -> str:
+    """What an entry's name says of the fields it has of its own."""
+    return "".join(f", {WORDS[name].format(value)}" for name, value in own.items())
 
 
 def _config(folder: str) -> ElasticConfig | None:
@@ -128,17 +160,19 @@ def _config(folder: str) -> ElasticConfig | None:
     return read(routes).config if routes.is_dir() else None
 
 
-def _at(adapter: str) -> tuple[str, dict[str, Any]]:
-    """An adapter, and what `@` says behind it, by the names of `Entry`."""
+def _at(
+    text: str, fields: Collection[str] = frozenset(field for field, _ in ASKED.values())
+) -> tuple[str, dict[str, Any]]:
+    """What stands before the first `@`, and what stands behind, by those fields of `Entry` that may."""
     own: dict[str, Any] = {}
     while True:
-        folder, sign, value = adapter.rpartition("@")
-        name, _, number = value.rpartition("=")
-        if not sign or name not in ASKED:
-            return adapter, own
-        key, kind = ASKED[name]
+        before, sign, asked = text.rpartition("@")
+        name, _, number = asked.rpartition("=")
+        field, kind = ASKED.get(name, ("", str))
+        if not sign or field not in fields:
+            return text, own
         try:
-            own = {key: kind(number)} | own
+            own = {field: kind(number)} | own
         except ValueError:
-            return adapter, own
-        adapter = folder
+            return text, own
+        text = before

@@ -27,6 +27,10 @@ def forecast(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Denoising steps it is meant for.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
+    shift: Annotated[
+        float | None,
+        typer.Option(help="Shift of the noise levels of the steps.", show_default="the pipeline's own"),
+    ] = None,
     max_forecast: Annotated[
         list[int] | None,
         typer.Option(
@@ -61,6 +65,7 @@ def forecast(
     with needs_extra("forecast", "train"):
         import torch
 
+        from elastic_dit.evaluation.sampling import shifted
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.forecast import with_forecasts
         from elastic_dit.pruning.noise_levels import denoising_of
@@ -76,6 +81,8 @@ def forecast(
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        if shift is not None:
+            family.pipeline.scheduler = shifted(family.pipeline.scheduler, shift)
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=images)
         pairs = encode(family, source, str(data), quiet=True)
         elastic = load(family.pipeline, adapter) if adapter else unpruned(family.pipeline)

@@ -74,7 +74,8 @@ def images(
             help="Adapter; may be given several times. With a `*`, as `runs/noise-*/adapter`, it is one row: the "
             "trainings of one recipe with several seeds. FOLDER@0.8 is at that budget alone, "
             "FOLDER@K=3 reuses each residual up to three times, FOLDER@steps=4 takes four steps, FOLDER@tau=0.6 has "
-            "that threshold, FOLDER@lag=1 does what routers read in the step before."
+            "that threshold, FOLDER@lag=1 does what routers read in the step before, FOLDER@guidance=2.5 has that "
+            "guidance scale, FOLDER@shift=1.5 the scheduler's noise levels shifted so."
         ),
     ] = None,
     budgets: Annotated[
@@ -84,7 +85,8 @@ def images(
         list[str] | None,
         typer.Option(
             help="NAME=SETTING, as first-block-cache=0.2; or NAME@SHARE, as teacache@0.5, for the setting whose FLOPs "
-            "come nearest to that share of dense. May be given several times."
+            "come nearest to that share of dense. @guidance=2.5 and @shift=1.5 may stand behind either. May be given "
+            "several times."
         ),
     ] = None,
     judge: Annotated[

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from elastic_dit.errors import BackboneError
+from elastic_dit.errors import BackboneError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,26 @@ def sample_images(
         arguments |= _guidance(pipe, known, settings.guidance, len(prompts))
     given = {name: value for name, value in arguments.items() if value is not None}
     return list(pipe(prompt=list(prompts), generator=generators, **given).images)
+
+
+def shifted(scheduler: Any, shift: float) -> Any:
+    """A scheduler like another one, with the noise levels of its steps shifted (SD3, arXiv 2403.03206, eq. 23).
+
+    Args:
+        scheduler: a flow matching scheduler with a fixed `shift`.
+        shift: above 0; 1 leaves the levels evenly spaced, above 1 more steps are at high noise.
+
+    Raises:
+        ConfigError: a shift of 0 or less, or a scheduler without one, or one that shifts by the image's size.
+    """
+    if shift <= 0:
+        raise ConfigError(f"a shift of {shift:g} came; expected a number above 0")
+    if "shift" not in scheduler.config or scheduler.config.get("use_dynamic_shifting"):
+        raise ConfigError(
+            f"{type(scheduler).__name__} has no fixed shift here, and {shift:g} was asked for; expected a flow "
+            "matching scheduler with `shift` and without `use_dynamic_shifting`"
+        )
+    return type(scheduler).from_config(scheduler.config, shift=shift)
 
 
 def _guidance(pipe: Any, known: Any, scale: float, batch: int) -> dict[str, Any]:
