@@ -37,6 +37,9 @@ def test_dense_runs_without_an_adapter(run: Run, pair: tuple[Path, Path], tmp_pa
     assert outcome.code == 0
     assert outcome.out.split() == [str(tmp_path / "a.png")]
     assert_refused(run("generate", "a cat", "--model", pair[0], "--dense", "--tau", 0.6), "--tau")
+    shifted = ("--shift", 3, "--output", tmp_path / "b.png", *SIZE)
+    assert run("generate", "a cat", "--model", pair[0], "--dense", *shifted).code == 0
+    assert (np.array(Image.open(tmp_path / "a.png")) != np.array(Image.open(tmp_path / "b.png"))).any()
 
 
 def test_bad_input(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:

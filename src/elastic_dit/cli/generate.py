@@ -31,6 +31,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default=PIPELINES)] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=PIPELINES)] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(help="Shift of the noise levels: above 1 more steps at high noise.", show_default=PIPELINES),
+    ] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     speedup: Annotated[
@@ -54,7 +58,7 @@ def generate(
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
     from elastic_dit.config import ElasticConfig
-    from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+    from elastic_dit.evaluation.sampling import SampleSettings, sample_images, shifted
     from elastic_dit.verbs import load
 
     format_name = image_format(output)
@@ -68,6 +72,8 @@ def generate(
     base, fitting = _dense_model(model, adapter, changes) if dense else model_and_adapter(model, adapter)
     where = pick_device(device)
     pipe = load_quietly(base, pick_dtype(dtype, where), where)
+    if shift is not None:
+        pipe.scheduler = shifted(pipe.scheduler, shift)
     pipe.set_progress_bar_config(disable=None)  # tqdm's word for: on a terminal only
     elastic = load(pipe, fitting) if fitting else None
     for name, value in changes.items():
