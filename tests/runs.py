@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from elastic_dit.backbones import backbones
 from elastic_dit.baselines import Applied, Task, baselines
-from elastic_dit.bench.race import Counting
+from elastic_dit.bench.flops import Counting
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
 from tiny import Tiny

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from elastic_dit.bench.flops import Counting
 from elastic_dit.bench.lane import Lane
-from elastic_dit.bench.race import Contender, Counting, Timing, paired_ratio, race, row
+from elastic_dit.bench.race import Contender, Timing, paired_ratio, race, row
 from elastic_dit.bench.sizes import Size
 from elastic_dit.bench.trajectory import Trajectory
 

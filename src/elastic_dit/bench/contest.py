@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import nn
 
 from elastic_dit.baselines import Task, baselines
 from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
-from elastic_dit.bench.race import Counting, Progress, silent
+from elastic_dit.bench.flops import forward_flops
+from elastic_dit.bench.race import Progress, silent
 from elastic_dit.checkpoint import WEIGHTS_NAME
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
@@ -272,28 +272,6 @@ class Contest:
 
         branches = 1 if settings.guidance == 1 else 2
         return self._tasks.setdefault((settings, shift), Task(settings.steps, branches, sample))
-
-
-@contextmanager
-def forward_flops(transformer: nn.Module) -> Iterator[list[int]]:
-    """While entered, the FLOPs of every forward of a transformer; a pipeline's other parts do not count."""
-    flops: list[int] = []
-    counters: list[Counting] = []
-
-    def before(*_: Any) -> None:
-        counters.append(Counting())
-        counters[-1].__enter__()
-
-    def after(*_: Any) -> None:
-        counters[-1].__exit__(None, None, None)
-        flops.append(counters.pop().get_total_flops())
-
-    handles = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]
-    try:
-        yield flops
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _digest(adapter: Path) -> str:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from elastic_dit.baselines import Applied, Baseline, Task, baselines
+from elastic_dit.bench.flops import Counting
 from elastic_dit.bench.lane import How, Lane, record_of, settings
-from elastic_dit.bench.race import DENSE, Contender, Counting, Progress, silent
+from elastic_dit.bench.race import DENSE, Contender, Progress, silent
 from elastic_dit.bench.schedule import Rates, sample_plan
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.errors import BackboneError

@@ -1,7 +1,4 @@
-"""Contenders, each between two runs of what it is compared with, so that what slows the machine slows both.
-
-FLOPs are counted as they are executed, by torch's counter: whatever a method does, its share says.
-"""
+"""Contenders, each between two runs of what it is compared with, so that what slows the machine slows both."""
 
 import statistics
 from collections.abc import Callable, Collection, Sequence
@@ -9,11 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from elastic_dit.bench.flops import Counting
 from elastic_dit.bench.trajectory import Trajectory
 from elastic_dit.timing import spread
 
@@ -149,24 +145,6 @@ class _Run:
 def _graphs() -> int:
     """Compiled so far in this process."""
     return counters["stats"]["unique_graphs"]
-
-
-class Counting(FlopCounterMode):
-    """Counts the FLOPs that are really executed; what is compiled runs eagerly meanwhile."""
-
-    def __init__(self) -> None:
-        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter does not know it
-        super().__init__(display=False, custom_mapping={attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
-
-    def __enter__(self) -> "Counting":
-        self._stance = torch.compiler.set_stance("force_eager")
-        self._stance.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._stance.__exit__(*error)
 
 
 def paired_ratio(timing: Timing) -> float:
