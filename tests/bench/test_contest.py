@@ -196,6 +196,13 @@ def test_guidance_and_spacing_of_its_own(pipe: Any, folder: Path, tmp_path: Path
     assert ours.cost(shift).flops_share == pytest.approx(1)
 
 
+def test_a_shift_that_cannot_be_is_told_at_once(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    rows = list_rows([f"{folder / 'adapter'}@shift=0"], [])
+    with pytest.raises(ConfigError, match="shift of 0 came"):
+        run_contest(contest(pipe, tmp_path / "images"), rows, cast(Any, Marks(PROMPTS)))
+    assert not (tmp_path / "images").exists()
+
+
 def test_an_adapter_at_another_threshold(pipe: Any, folder: Path, tmp_path: Path) -> None:
     rows = list_rows([f"{folder / 'adapter'}@tau=0.01", f"{folder / 'adapter'}@tau=0.99"], [0.5])
     low, high = (row.runs[0] for row in rows[1:])

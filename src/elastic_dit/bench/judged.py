@@ -14,6 +14,7 @@ from elastic_dit.bench.entries import Entry, Row
 from elastic_dit.bench.race import DENSE
 from elastic_dit.evaluation.flow_loss import EQUAL
 from elastic_dit.evaluation.judge import Judge, Scored, difference, together
+from elastic_dit.evaluation.sampling import shifted
 from elastic_dit.records import Environment, RunRecord
 
 SCORES, SCORED = "scores.json", 2
@@ -28,8 +29,13 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
         rows: see `list_rows`.
         judge: scores the same prompts.
         command: what makes the record again.
+
+    Raises:
+        ConfigError: a shift that the pipeline's scheduler cannot have.
     """
     assert rows[0].name == DENSE, "the first row is what the others are compared with"
+    for run in (run for row in rows for run in row.runs if run.shift is not None):
+        shifted(contest.pipe.scheduler, run.shift)  # one that cannot be is told now, not after all dense images
     dense = contest.images(rows[0].runs[0])
     scored = [
         [_scored(contest, run, judge, dense if index else None) for run in row.runs] for index, row in enumerate(rows)
