@@ -115,8 +115,9 @@ class Contest:
 
     def tuned(self, wish: Wish) -> Entry:
         """A baseline at the setting whose FLOPs come nearest to a share of dense; nobody looks at its images."""
-        assert wish.share is not None
-        file = self.folder / f"{_slug(wish.at(None))}_at_{wish.share:g}.json"
+        share = wish.share
+        assert share is not None
+        file = self.folder / f"{_slug(wish.at(None))}_at_{share:g}.json"
         if file.is_file():
             return Entry(**json.loads(file.read_text()))
         tried: dict[float, float] = {}
@@ -128,7 +129,7 @@ class Contest:
                     tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
             return tried[setting]
 
-        entry = wish.at(baselines[wish.name].nearest(spent, wish.share))
+        entry = wish.at(baselines[wish.name].nearest(spent, share))
         self.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(entry._asdict()))
         return entry
