@@ -95,6 +95,8 @@ class ElasticConfig(BaseModel):
     none. Where a pipeline runs both branches in one forward, as SD3's does, nothing is saved."""
     guidance_reuse_below: float = Field(default=0.7, gt=0, le=1)
     """Noise level, 0..1, below which they may. Above, where it is decided what the image shows, all is computed."""
+    guidance_fade: float = Field(default=1.0, ge=0, le=1)
+    """What is left of that distance from one such step to the next; 0 leaves guidance out there, 1 holds it."""
 
     # Budget (Eq. 9, 14, 15)
     budget: Literal["compute", "blocks", "paper"] = "compute"

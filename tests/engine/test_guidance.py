@@ -47,6 +47,22 @@ def test_the_other_branch_keeps_its_distance(tiny: Tiny) -> None:
             assert torch.equal(own[step][1], dense[step][1])
 
 
+def test_it_fades_from_step_to_step(tiny: Tiny) -> None:
+    make(tiny, max_guidance_reuse=2, guidance_fade=0.5)
+    steps = pairs(tiny)
+    dense, own = guided(tiny.dense, steps), guided(tiny.transformer, steps)
+    for step, source, left in ((1, 0, 0.5), (2, 0, 0.25), (4, 3, 0.5)):
+        expected = dense[step][0] - left * (dense[source][0] - dense[source][1])
+        assert torch.allclose(own[step][1], expected, atol=1e-6), f"step {step}"
+    assert torch.equal(own[3][1], dense[3][1]), "computed again, it is whole"
+
+
+def test_with_no_fade_left_guidance_is_out(tiny: Tiny) -> None:
+    make(tiny, max_guidance_reuse=9, guidance_fade=0.0)
+    for one, other in guided(tiny.transformer, pairs(tiny))[1:]:
+        assert torch.equal(one, other)
+
+
 def test_only_below_a_noise_level(tiny: Tiny) -> None:
     """Timesteps begin at 0.7 of pure noise and fall by 0.85: 0.7, 0.595, 0.506, 0.430, 0.365."""
     elastic = make(tiny, max_guidance_reuse=9, guidance_reuse_below=0.5)

@@ -1,5 +1,6 @@
 """Which forwards are left out, chosen by what it does to images of the small model with random weights."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import unpruned
 from elastic_dit.pruning.forecast import with_forecasts
-from elastic_dit.pruning.noise_levels import Denoising, denoising_of
+from elastic_dit.pruning.noise_levels import Denoising, Point, denoising_of
 from elastic_dit.training.data.cache import EncodedDataset
 from elastic_dit.training.families.base import Family
 from elastic_dit.verbs import elasticize, load, restore
@@ -121,3 +122,21 @@ def test_with_routers_that_decide(family: Family, denoising: Denoising) -> None:
 def test_what_cannot_be(family: Family, denoising: Denoising, budget: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         with_forecasts(unpruned(family.pipeline), denoising, budget)
+
+
+def test_the_fade_of_guidance_is_measured(family: Family, denoising: Denoising) -> None:
+    """By least squares, over the steps that reuse guidance and the one before; a given one is taken as it is."""
+    elastic = unpruned(family.pipeline)
+    path: list[Point] = []
+    elastic.reset()
+    with torch.no_grad():
+        denoising.run(lambda step: None, path)
+    best = with_forecasts(elastic, denoising, 0.75, max_forecast=(), max_guidance_reuse=[4])[0]
+    differences = [point.velocity - point.without for point in path[3:] if point.without is not None]
+    assert len(differences) == 5
+    products = [float((one * two).sum()) for one, two in pairwise(differences)]
+    squares = [float((one * one).sum()) for one in differences[:-1]]
+    assert best.guidance_fade == pytest.approx(min(sum(products) / sum(squares), 1))
+    assert elastic.config.guidance_fade == best.guidance_fade
+    held = with_forecasts(elastic, denoising, 0.75, max_forecast=(), max_guidance_reuse=[4], guidance_fade=1)[0]
+    assert held.guidance_fade == elastic.config.guidance_fade == 1

@@ -45,6 +45,15 @@ def forecast(
             show_default="1, and all that follow",
         ),
     ] = None,
+    guidance_fade: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="What is left of that guidance from one step to the next: 1 holds it, 0 leaves it out.",
+            show_default="measured",
+        ),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Training captions to denoise, each time.")] = 16,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
@@ -56,11 +65,11 @@ def forecast(
     """Let a model leave whole forwards out, so that a budget is met. Nothing is trained.
 
     A step's velocity may be forecast from earlier ones; or the step runs the branch with the prompt alone, and takes
-    the guidance of an earlier step. Both begin below some noise level. How many steps in a row, from one velocity or
-    along the line through two, and from which noise level on, is chosen by denoising a few training captions: the
-    images that change least win. Works on the dense model, on `elastic-dit prune`'s routes and on any trained adapter:
-    what they decide block by block holds in the steps that are computed. Choose it for the steps you will use. With
-    --dial an adapter for all budgets runs fewer steps at more of its FLOPs, or more steps at less.
+    what is left of an earlier step's guidance. Both begin below some noise level. How many steps in a row, from one
+    velocity or along the line through two, and from which noise level on, is chosen by denoising a few training
+    captions: the images that change least win. Works on the dense model, on `elastic-dit prune`'s routes and on any
+    trained adapter: what they decide block by block holds in the steps that are computed. Choose it for the steps you
+    will use. With --dial an adapter for all budgets runs fewer steps at more of its FLOPs, or more steps at less.
     """
     with needs_extra("forecast", "train"):
         import torch
@@ -95,6 +104,7 @@ def forecast(
             budget,
             max_forecast=[most for most in max_forecast or (1, 2, 3, 4) if most],
             max_guidance_reuse=max_guidance_reuse and [most for most in max_guidance_reuse if most],
+            guidance_fade=guidance_fade,
             progress=bar.show,
         )
         elastic.save(output, elastic.weights.dtype)
@@ -111,7 +121,8 @@ def _in_words(way: "Forecasts", steps: int) -> str:
         words.append(f"below noise level {way.below:.2f} up to {way.max_forecast} in a row forecast, order {way.order}")
     if reused := way.max_guidance_reuse:
         often = f"up to {reused} in a row reuse guidance" if reused < steps else "guidance reused"
-        words.append(f"below noise level {way.guidance_below:.2f} {often}")
+        fade = f", of which {way.guidance_fade:.0%} is left each time" if way.guidance_fade < 1 else ""
+        words.append(f"below noise level {way.guidance_below:.2f} {often}{fade}")
     return "; ".join(words)
 
 

@@ -3,12 +3,28 @@
 Classifier-free guidance runs the transformer twice a step, and moves along the difference of the two velocities. That
 difference changes less from step to step than either of them. At low noise some leave it out altogether (guidance
 interval, arXiv 2404.07724; Adaptive Guidance, arXiv 2312.12487), and FasterCache (arXiv 2410.19355) corrects an old one
-by frequencies. Here it is taken as it was, below a noise level; the branch with the prompt is always computed.
+by frequencies. Here it is taken below a noise level, fainter each time; the branch with the prompt is always computed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+def fade_of(differences: Sequence[Tensor]) -> float:
+    """What is left of a step's guidance at the next: the least squares of each difference on the one before.
+
+    Args:
+        differences: of two or more steps in a row, (B, ...) each.
+
+    Returns:
+        From 0, where they have nothing in common, to 1; 1 where the differences are 0.
+    """
+    before, after = torch.stack(list(differences[:-1])), torch.stack(list(differences[1:]))
+    square = float(before.square().sum())
+    return min(max(float((before * after).sum()) / square, 0.0), 1.0) if square else 1.0
 
 
 @dataclass
@@ -16,7 +32,7 @@ class GuidanceBank:
     """How far one guidance branch was from the first when it last ran, in one run."""
 
     difference: Tensor | None = None
-    """The first branch's velocity less this one's (B, ...)."""
+    """The first branch's velocity less this one's (B, ...), faded since if it was taken again."""
     reuses: int = 0
     """How many steps in a row took it again."""
 
@@ -24,10 +40,16 @@ class GuidanceBank:
         """Fewer than `most` in a row did, and there is one."""
         return self.reuses < most and self.difference is not None
 
-    def reuse(self, first: Tensor) -> Tensor:
-        """This branch's velocity (B, ...) where the first has `first` (B, ...); counts one use."""
+    def reuse(self, first: Tensor, fade: float = 1.0) -> Tensor:
+        """This branch's velocity (B, ...) where the first has `first` (B, ...); counts one use.
+
+        Args:
+            first: the first branch's velocity at this step.
+            fade: what is left of the difference from one step to the next, 0..1.
+        """
         assert self.difference is not None
         self.reuses += 1
+        self.difference = self.difference * fade
         return first - self.difference
 
     def store(self, first: Tensor, velocity: Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from elastic_dit.core.guidance import fade_of
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress
@@ -36,6 +37,8 @@ class Forecasts(NamedTuple):
     """How many steps in a row take the guidance of an earlier one."""
     guidance_below: float
     """Noise level at which these begin."""
+    guidance_fade: float
+    """What is left of it from one of these to the next."""
     computed: int
     """Forwards that are, of all branches."""
     flops_share: float
@@ -76,10 +79,11 @@ class Search:
     Args:
         elastic: whatever it decides block by block, it does in the forwards that are computed.
         denoising: what it is meant for.
+        fade: of reused guidance; None measures it.
     """
 
-    def __init__(self, elastic: ElasticModel, denoising: Denoising) -> None:
-        self.elastic, self.denoising = elastic, denoising
+    def __init__(self, elastic: ElasticModel, denoising: Denoising, fade: float | None = None) -> None:
+        self.elastic, self.denoising, self.fade = elastic, denoising, fade
         elastic.force(None)
         elastic.max_forecast = elastic.max_guidance_reuse = 0
         self.path: list[Point] = []
@@ -114,6 +118,7 @@ class Search:
         config.forecast_below = self._between(way.first)
         if way.max_guidance_reuse:
             config.guidance_reuse_below = self._between(way.reuse_first)
+            config.guidance_fade = self._fade(way.reuse_first) if self.fade is None else self.fade
         self.elastic.max_forecast, self.elastic.max_guidance_reuse = way.max_forecast, way.max_guidance_reuse
         self.elastic.reset()
 
@@ -121,14 +126,20 @@ class Search:
         """The noise level below which it is this step's turn."""
         return (self.path[step - 1].sigma + self.path[step].sigma) / 2 if step else 1.0
 
+    def _fade(self, step: int) -> float:
+        """What is left of one step's guidance at the next, from the step before this one on."""
+        later = [point.velocity - point.without for point in self.path[step - 1 :] if point.without is not None]
+        return fade_of(later)
+
     def measure(self, way: Way) -> Forecasts:
         """What a way comes to."""
         self.use(way)
         moved = float((self.denoising.run(lambda step: None) - self.image).square().mean())
         config, branches = self.elastic.config, 1 if self.denoising.empty is None else 2
         computed = sum(sum(ran[:branches]) for ran in way.runs(len(self.path)))
-        saved = (config.forecast_below, config.max_guidance_reuse, config.guidance_reuse_below)
-        return Forecasts(way.max_forecast, way.order, *saved, computed, self.elastic.trace.flops_share, moved)
+        guided = (config.max_guidance_reuse, config.guidance_reuse_below, config.guidance_fade)
+        spent = self.elastic.trace.flops_share
+        return Forecasts(way.max_forecast, way.order, config.forecast_below, *guided, computed, spent, moved)
 
 
 @torch.no_grad()
@@ -140,6 +151,7 @@ def with_forecasts(
     max_forecast: Sequence[int] = (1, 2, 3, 4),
     orders: Sequence[int] = (0, 1),
     max_guidance_reuse: Sequence[int] | None = None,
+    guidance_fade: float | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> list[Forecasts]:
     """Let a model leave forwards out so that a budget is met and its images change least.
@@ -155,6 +167,7 @@ def with_forecasts(
         orders: the orders to try, 0 or 1.
         max_guidance_reuse: the numbers of steps in a row to try that take earlier guidance; None: 1, and all that
             follow; empty: none. Where there is no guidance, none are tried.
+        guidance_fade: what is left of reused guidance from one step to the next, 0..1; None measures it.
         progress: see `base.Progress`.
 
     Returns:
@@ -163,7 +176,7 @@ def with_forecasts(
     Raises:
         ConfigError: the model spends less already, or nothing tried spends so little.
     """
-    search = Search(elastic, denoising)
+    search = Search(elastic, denoising, guidance_fade)
     if (whole := search.share(Way())) <= budget:
         raise ConfigError(f"the model spends {whole:.1%} as it is; a budget of {budget:.1%} is no less")
     steps = len(search.path)

@@ -51,6 +51,8 @@ class Point(NamedTuple):
     """Its noise level."""
     velocity: Tensor
     """Of the caption's branch, (B, T, C)."""
+    without: Tensor | None
+    """Of the empty caption's, (B, T, C); None without guidance."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ class Denoising:
         sigmas = self.sigmas(x.shape[1])
         for step, (sigma, after) in enumerate(pairwise(sigmas)):
             begin(step)
-            velocity = self.velocity(x, sigma, self.text)
-            if path is not None:
-                path.append(Point(x, sigma, velocity))
+            velocity, without = self.velocity(x, sigma, self.text), None
             if self.empty is not None:
                 begin(step)
                 without = self.velocity(x, sigma, self.empty)
+            if path is not None:
+                path.append(Point(x, sigma, velocity, without))
+            if without is not None:
                 velocity = without + self.guidance * (velocity - without)
             x = x + (after - sigma) * velocity
         return x
