@@ -50,6 +50,7 @@ def test_bad_input(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert_refused(run(*elastic[:-1], tmp_path / "a.docx"), "a.docx", ".png")
     assert_refused(run(*elastic[:-1], tmp_path / "a"), ".png")
     assert_refused(run("generate", "a cat", "--model", tmp_path, "--dense"), "model_index.json")
+    assert_refused(run("generate", "a cat", "--model", tmp_path, "--dense", "--shift", 0), "--shift", "above 0")
     assert not list(tmp_path.iterdir())
 
 

@@ -55,20 +55,27 @@ def test_guidance_reaches_the_argument_that_counts(kind: Any, distilled: bool, e
     assert ("negative_prompt" in given) == (not distilled)
 
 
-def test_shifted_levels() -> None:
-    plain = FlowMatchEulerDiscreteScheduler(shift=1.0)
-    moved: Any = shifted(plain, 2.0)
-    moved.set_timesteps(sigmas=[1.0, 0.5])
-    np.testing.assert_allclose(moved.sigmas, [1, 2 * 0.5 / 1.5, 0], atol=1e-6)
-    assert plain.config["shift"] == 1.0
+@pytest.mark.parametrize(
+    "plain",
+    [
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        UniPCMultistepScheduler(use_flow_sigmas=True),
+    ],
+)
+def test_shifted_levels(plain: Any) -> None:
+    before = dict(plain.config)
+    moved = shifted(plain, 2.0)
+    moved.set_timesteps(sigmas=np.array([0.8, 0.5]), mu=0.7)
+    np.testing.assert_allclose(moved.sigmas, [2 * 0.8 / 1.8, 2 * 0.5 / 1.5, 0], atol=1e-6)
+    assert dict(plain.config) == before
 
 
 @pytest.mark.parametrize(
     ("scheduler", "shift", "message"),
     [
         (FlowMatchEulerDiscreteScheduler(), 0.0, "shift of 0 came"),
-        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 2.0, "no fixed shift"),
-        (UniPCMultistepScheduler(use_flow_sigmas=True), 2.0, "UniPCMultistepScheduler has no fixed shift"),
+        (UniPCMultistepScheduler(), 2.0, "UniPCMultistepScheduler has no shift"),
     ],
 )
 def test_what_cannot_be_shifted(scheduler: Any, shift: float, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastic_dit.cli.output import ProgressBar
-from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import Device, Dtype, Model, Shift, load_quietly, needs_extra, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from elastic_dit.pruning.forecast import Forecasts
@@ -27,10 +27,7 @@ def forecast(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Denoising steps it is meant for.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
-    shift: Annotated[
-        float | None,
-        typer.Option(help="Shift of the noise levels of the steps.", show_default="the pipeline's own"),
-    ] = None,
+    shift: Shift = None,
     max_forecast: Annotated[
         list[int] | None,
         typer.Option(

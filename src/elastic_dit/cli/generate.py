@@ -11,6 +11,7 @@ from elastic_dit.cli.setup import (
     Device,
     Dtype,
     Model,
+    Shift,
     load_quietly,
     model_and_adapter,
     pick_device,
@@ -31,10 +32,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default=PIPELINES)] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=PIPELINES)] = None,
-    shift: Annotated[
-        float | None,
-        typer.Option(help="Shift of the noise levels: above 1 more steps at high noise.", show_default=PIPELINES),
-    ] = None,
+    shift: Shift = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     speedup: Annotated[

@@ -20,6 +20,22 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda...", show_default="c
 Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}.", show_default="float32 on cpu, else bfloat16")]
 
 
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and value <= 0:
+        raise typer.BadParameter(f"{value:g} came; expected a number above 0")
+    return value
+
+
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        callback=_above_zero,
+        help="Shift of the noise levels of the steps: above 1 more of them are at high noise.",
+        show_default="the pipeline's",
+    ),
+]
+
+
 @contextmanager
 def needs_extra(command: str, extra: str) -> Iterator[None]:
     """Around imports: a missing optional package becomes one line that names the extra."""

@@ -57,21 +57,24 @@ def sample_images(
 def shifted(scheduler: Any, shift: float) -> Any:
     """A scheduler like another one, with the noise levels of its steps shifted (SD3, arXiv 2403.03206, eq. 23).
 
+    A shift that grows with the image (`use_dynamic_shifting`: FLUX, Qwen-Image) is replaced by this one.
+
     Args:
-        scheduler: a flow matching scheduler with a fixed `shift`.
+        scheduler: one with the noise levels of flow matching: `shift`, or `flow_shift` and `use_flow_sigmas`.
         shift: above 0; 1 leaves the levels evenly spaced, above 1 more steps are at high noise.
 
     Raises:
-        ConfigError: a shift of 0 or less, or a scheduler without one, or one that shifts by the image's size.
+        ConfigError: a shift of 0 or less, or a scheduler of other noise levels.
     """
     if shift <= 0:
         raise ConfigError(f"a shift of {shift:g} came; expected a number above 0")
-    if "shift" not in scheduler.config or scheduler.config.get("use_dynamic_shifting"):
+    name = "flow_shift" if scheduler.config.get("use_flow_sigmas") else "shift"
+    if name not in scheduler.config:
         raise ConfigError(
-            f"{type(scheduler).__name__} has no fixed shift here, and {shift:g} was asked for; expected a flow "
-            "matching scheduler with `shift` and without `use_dynamic_shifting`"
+            f"{type(scheduler).__name__} has no shift here, and {shift:g} was asked for; expected a flow matching "
+            "scheduler, or one with `use_flow_sigmas`"
         )
-    return type(scheduler).from_config(scheduler.config, shift=shift)
+    return type(scheduler).from_config(scheduler.config, **{name: shift, "use_dynamic_shifting": False})
 
 
 def _guidance(pipe: Any, known: Any, scale: float, batch: int) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import elastic_dit
 from elastic_dit.config import ElasticConfig
 from elastic_dit.engine.plan import Plan
 from elastic_dit.errors import BackboneError
+from elastic_dit.evaluation.sampling import shifted
+from elastic_dit.pruning.noise_levels import Denoising
 from elastic_dit.training.config import DataConfig, FlowConfig
 from elastic_dit.training.data.cache import encode
 from elastic_dit.training.families.base import Family, family_of
@@ -34,6 +36,17 @@ def noisy_inputs(family: Family, images: list[Image.Image]) -> dict[str, Any]:
     latents = family.encode_images(images)
     noisy = draw(family.pack(latents), FlowConfig(), torch.Generator().manual_seed(0))
     return family.inputs(noisy.tokens, noisy.sigma, family.encode_prompts(PROMPTS), latents.shape)
+
+
+def test_a_shift_takes_the_place_of_the_one_by_size(pipeline: Any) -> None:
+    plain = two_steps(pipeline)
+    pipeline.scheduler = shifted(pipeline.scheduler, 3.0)
+    moved = two_steps(pipeline)
+    levels = pipeline.scheduler.sigmas
+    np.testing.assert_allclose(levels, [1, 3 * 0.5 / 2, 0], atol=1e-6)
+    assert not torch.equal(plain, moved)
+    denoising = Denoising(family_of(pipeline), {}, None, torch.Size((2, 4, 8, 8)), steps=2)
+    np.testing.assert_allclose(denoising.sigmas(16), levels, atol=1e-6)
 
 
 def test_encoded_packed_inputs_run_through_the_transformer(pipeline: Any, images: list[Image.Image]) -> None:
