@@ -6,23 +6,21 @@ interval, arXiv 2404.07724; Adaptive Guidance, arXiv 2312.12487), and FasterCach
 by frequencies. Here it is taken below a noise level, fainter each time; the branch with the prompt is always computed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
-def fade_of(differences: Sequence[Tensor]) -> float:
-    """What is left of a step's guidance at the next: the least squares of each difference on the one before.
+def fade_of(before: Tensor, after: Tensor) -> float:
+    """What is left of a step's guidance at the next: the least squares of one on the other.
 
     Args:
-        differences: of two or more steps in a row, (B, ...) each.
+        before: the first branch's velocity less the second's, (B, ...).
+        after: the same one step later.
 
     Returns:
-        From 0, where they have nothing in common, to 1; 1 where the differences are 0.
+        From 0, where they have nothing in common, to 1; 1 where the first is 0.
     """
-    before, after = torch.stack(list(differences[:-1])), torch.stack(list(differences[1:]))
     square = float(before.square().sum())
     return min(max(float((before * after).sum()) / square, 0.0), 1.0) if square else 1.0
 

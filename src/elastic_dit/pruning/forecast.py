@@ -6,11 +6,15 @@ level, and then so many follow each time that all is computed. They begin as lat
 choose is measured in whole denoising runs.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from elastic_dit.core.guidance import fade_of
 from elastic_dit.elastic_model import ElasticModel
@@ -22,6 +26,9 @@ ROUNDING = 1e-6
 """Half of the steps are half of the FLOPs, though their shares may add up to a little more."""
 GO_ON = 2
 """So many of the ways to forecast steps, the best ones, are tried together with reused guidance."""
+
+FINE = 40
+"""So many steps, or a few more, has the path on which it is measured what is left of guidance."""
 
 
 class Forecasts(NamedTuple):
@@ -127,9 +134,21 @@ class Search:
         return (self.path[step - 1].sigma + self.path[step].sigma) / 2 if step else 1.0
 
     def _fade(self, step: int) -> float:
-        """What is left of one step's guidance at the next, from the step before this one on."""
-        later = [point.velocity - point.without for point in self.path[step - 1 :] if point.without is not None]
-        return fade_of(later)
+        """What is left, through this step, of the guidance that the step before it began with."""
+        if not self._fine_guidance:
+            return 1.0
+        fine = len(self._fine_guidance) // len(self.path)
+        through = torch.stack(self._fine_guidance[step * fine : (step + 1) * fine])
+        return fade_of(self._fine_guidance[(step - 1) * fine], through.mean(0))
+
+    @cached_property
+    def _fine_guidance(self) -> list[Tensor]:
+        """The guidance along a path of so many times our steps: few long ones overshoot, and hide what is left."""
+        self.elastic.max_forecast = self.elastic.max_guidance_reuse = 0
+        path: list[Point] = []
+        steps = len(self.path) * math.ceil(FINE / len(self.path))
+        replace(self.denoising, steps=steps).run(lambda step: None, path)
+        return [point.velocity - point.without for point in path if point.without is not None]
 
     def measure(self, way: Way) -> Forecasts:
         """What a way comes to."""
