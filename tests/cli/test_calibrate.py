@@ -22,12 +22,12 @@ def test_a_speed_up_can_be_asked_for_afterwards(
     prompts.write_text("a red apple\n\na dog\n")
     output = ("--output", tmp_path / "cat.png")
     assert_refused(run("generate", "a cat", *model, *output, *SIZE, "--speedup", 1.2), "elastic-dit calibrate")
-    few = ("--points", 10, "--repeats", 1, "--guidance", 1, "--check", 1000)
+    few = ("--points", 10, "--repeats", 1, "--guidance", 1, "--shift", 2, "--check", 1000)
     outcome = run("calibrate", *model, *SIZE, "--prompts", prompts, *few)
     assert outcome.code == 0, outcome.err
     result = Calibration.read(adapter)
     assert result is not None
-    assert result.config["prompts"] == ["a red apple", "a dog"]
+    assert result.config["prompts"] == ["a red apple", "a dog"] and result.config["shift"] == 2
     assert result.command.startswith("elastic-dit calibrate --model")
     assert "speed-up" in outcome.out and str(adapter) in outcome.out.replace("\n", "")
     assert result.checks == [] and "1000.00× lies outside" in outcome.out

@@ -16,7 +16,10 @@ def folder(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     model = ["--model", str(pair[0]), "--adapter", str(pair[1])]
     files = ["--output", str(folder / "out"), "--json", str(folder / "numbers" / "run.json")]
     prompts = ["--prompt", "a red apple", "--prompt", "it's a cat"]
-    assert main(["demo", *model, *files, *prompts, "--steps", str(STEPS), "--repeats", "1", "--seed", "5"]) == 0
+    assert (
+        main(["demo", *model, *files, *prompts, "--steps", str(STEPS), "--repeats", "1", "--seed", "5", "--shift", "2"])
+        == 0
+    )
     return folder
 
 
@@ -39,11 +42,11 @@ def test_the_page_shows_the_record(folder: Path) -> None:
 def test_the_record_says_how_to_make_it_again(folder: Path, pair: tuple[Path, Path]) -> None:
     record = RunRecord.read(folder / "numbers" / "run.json")
     assert record.command == (
-        f"elastic-dit demo --model {pair[0]} --adapter {pair[1]} --steps {STEPS} --guidance 3.0 --seed 5 --repeats 1 "
-        "--prompt 'a red apple' --prompt 'it'\"'\"'s a cat'"
+        f"elastic-dit demo --model {pair[0]} --adapter {pair[1]} --steps {STEPS} --guidance 3.0 --shift 2.0 --seed 5 "
+        "--repeats 1 --prompt 'a red apple' --prompt 'it'\"'\"'s a cat'"
     )
     assert [row["seed"] for row in record.results["prompts"]] == [5, 6]
-    assert record.config["dtype"] == "float32"
+    assert (record.config["dtype"], record.config["shift"]) == ("float32", 2)
 
 
 def test_the_terminal_shows_the_tables(pair: tuple[Path, Path], tmp_path: Path, run: Run) -> None:

@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_shifted_levels(plain: Any) -> None:
     moved.set_timesteps(sigmas=np.array([0.8, 0.5]), mu=0.7)
     np.testing.assert_allclose(moved.sigmas, [2 * 0.8 / 1.8, 2 * 0.5 / 1.5, 0], atol=1e-6)
     assert dict(plain.config) == before
+
+
+def test_a_shift_is_for_one_call(pipe: Any) -> None:
+    own = pipe.scheduler
+    plain, moved = (np.array(sample_images(pipe, ["a cat"], [0], replace(SHORT, shift=s))[0]) for s in (None, 3.0))
+    assert pipe.scheduler is own
+    assert (plain != moved).any()
+    with pytest.raises(ConfigError, match="shift of 0 came"):
+        sample_images(pipe, ["a cat"], [0], replace(SHORT, shift=0.0))
 
 
 @pytest.mark.parametrize(

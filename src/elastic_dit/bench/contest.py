@@ -24,7 +24,7 @@ from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
-from elastic_dit.evaluation.sampling import SampleSettings, sample_images, shifted
+from elastic_dit.evaluation.sampling import SampleSettings, sample_images
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.timing import ForwardTimer, spread
 from elastic_dit.verbs import load, restore
@@ -74,7 +74,7 @@ class Contest:
         self.pipe.set_progress_bar_config(disable=True)
         self._dense = copy.deepcopy(self.pipe.transformer)
         self._dense_flops = 0
-        self._tasks: dict[tuple[SampleSettings, float | None], Task] = {}  # with what baselines learned for each
+        self._tasks: dict[SampleSettings, Task] = {}  # with what baselines learned for each
 
     def folder_of(self, entry: Entry) -> Path:
         """Where what is known of an entry is kept."""
@@ -155,6 +155,7 @@ class Contest:
             return
         held = json.loads(file.read_text())
         held["entry"] = Entry._field_defaults | held["entry"]  # what can be asked for now may be more than it was then
+        held["settings"] = vars(SampleSettings()) | held["settings"]
         if held != json.loads(json.dumps(about)):
             raise ConfigError(
                 f"{folder} holds images of other prompts, settings or models; delete it, or choose another --output"
@@ -210,41 +211,29 @@ class Contest:
             self.pipe.transformer = own
 
     @contextmanager
-    def _spaced(self, shift: float | None) -> Iterator[None]:
-        """The pipeline with steps at other noise levels; None: at its own."""
-        own = self.pipe.scheduler
-        if shift is not None:
-            self.pipe.scheduler = shifted(own, shift)
-        try:
-            yield
-        finally:
-            self.pipe.scheduler = own
-
-    @contextmanager
     def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
         """The pipeline as the entry has it: what to call before a run, and how to sample."""
-        guidance = self.settings.guidance if entry.guidance is None else entry.guidance
-        settings = replace(self.settings, steps=entry.steps or self.settings.steps, guidance=guidance)
-        with self._spaced(entry.shift):
-            if entry.adapter and is_converted(entry.adapter):
-                with self._on(copy.deepcopy(self._dense)):
-                    load_converted(self.pipe.transformer, Path(entry.adapter))
-                    routes = Path(entry.adapter) / ROUTES
-                    yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
-            elif entry.adapter:
-                elastic = load(self.pipe, entry.adapter)
-                try:
-                    yield self._set(elastic, entry), settings
-                finally:
-                    restore(self.pipe)
-            elif entry.baseline:
-                with self._on(copy.deepcopy(self._dense)):
-                    task = self._task(settings, entry.shift)
-                    applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, task)
-                    steps = settings.steps if applied.steps is None else len(applied.steps)
-                    yield applied.restart, replace(settings, steps=steps)
-            else:
-                yield (lambda: None), settings
+        own = {name: value for name in ("steps", "guidance", "shift") if (value := getattr(entry, name)) is not None}
+        settings = replace(self.settings, **own)
+        if entry.adapter and is_converted(entry.adapter):
+            with self._on(copy.deepcopy(self._dense)):
+                load_converted(self.pipe.transformer, Path(entry.adapter))
+                routes = Path(entry.adapter) / ROUTES
+                yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
+        elif entry.adapter:
+            elastic = load(self.pipe, entry.adapter)
+            try:
+                yield self._set(elastic, entry), settings
+            finally:
+                restore(self.pipe)
+        elif entry.baseline:
+            with self._on(copy.deepcopy(self._dense)):
+                task = self._task(settings)
+                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, task)
+                steps = settings.steps if applied.steps is None else len(applied.steps)
+                yield applied.restart, replace(settings, steps=steps)
+        else:
+            yield (lambda: None), settings
 
     def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
         """The dial as the entry has it; returns what to call before a run."""
@@ -262,7 +251,7 @@ class Contest:
             hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return hashed.hexdigest()
 
-    def _task(self, settings: SampleSettings, shift: float | None) -> Task:
+    def _task(self, settings: SampleSettings) -> Task:
         """For baselines that calibrate: on the first prompt, whose image is one of many."""
         assert settings.steps
 
@@ -272,7 +261,7 @@ class Contest:
                 self._sample(self.prompts[:1], settings)
 
         branches = 1 if settings.guidance == 1 else 2
-        return self._tasks.setdefault((settings, shift), Task(settings.steps, branches, sample))
+        return self._tasks.setdefault(settings, Task(settings.steps, branches, sample))
 
 
 def _digest(adapter: Path) -> str:

@@ -12,6 +12,7 @@ from elastic_dit.cli.setup import (
     Device,
     Dtype,
     Model,
+    Shift,
     load_quietly,
     model_and_adapter,
     needs_extra,
@@ -41,6 +42,7 @@ def demo(
     adapter: Adapter = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one pass a step.")] = 3.0,
+    shift: Shift = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first prompt; the next has the next.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each model, in a batch and alone.")] = 2,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
@@ -69,14 +71,15 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
     prompts = list(prompt or PROMPTS)
     config = {"model": model or "shipped", "adapter": adapter or "shipped", "dtype": str(number).removeprefix("torch.")}
-    options = {"steps": steps, "guidance": guidance, "seed": seed, "repeats": repeats, "threads": threads}
-    command = _command({"model": model, "adapter": adapter, **options, "device": device, "dtype": dtype}, prompt or [])
+    options = {"model": model, "adapter": adapter, "steps": steps, "guidance": guidance, "shift": shift, "seed": seed}
+    machine = {"repeats": repeats, "threads": threads, "device": device, "dtype": dtype}
+    command = _command(options | machine, prompt or [])
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         bench = Bench(load_quietly(base, number, where), elastic)
         comparison = bench.compare(
             prompts,
-            SampleSettings(steps=steps, guidance=guidance),
+            SampleSettings(steps=steps, guidance=guidance, shift=shift),
             seed=seed,
             repeats=repeats,
             command=command,

@@ -56,7 +56,7 @@ def generate(
 ) -> None:
     """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
     from elastic_dit.config import ElasticConfig
-    from elastic_dit.evaluation.sampling import SampleSettings, sample_images, shifted
+    from elastic_dit.evaluation.sampling import SampleSettings, sample_images
     from elastic_dit.verbs import load
 
     format_name = image_format(output)
@@ -70,14 +70,12 @@ def generate(
     base, fitting = _dense_model(model, adapter, changes) if dense else model_and_adapter(model, adapter)
     where = pick_device(device)
     pipe = load_quietly(base, pick_dtype(dtype, where), where)
-    if shift is not None:
-        pipe.scheduler = shifted(pipe.scheduler, shift)
     pipe.set_progress_bar_config(disable=None)  # tqdm's word for: on a terminal only
     elastic = load(pipe, fitting) if fitting else None
     for name, value in changes.items():
         setattr(elastic, name, value)
     seeds = [seed + index for index in range(number)]
-    images = sample_images(pipe, [prompt] * number, seeds, SampleSettings(steps, guidance, height, width))
+    images = sample_images(pipe, [prompt] * number, seeds, SampleSettings(steps, guidance, height, width, shift))
     for index, image in enumerate(images):
         file = output if number == 1 else output.with_stem(f"{output.stem}-{index + 1}")
         typer.echo(write_bytes(file, encode_image(image, format_name)))

@@ -1,7 +1,8 @@
 """One call for every text-to-image pipeline: prompts and seeds in, images out."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ class SampleSettings:
     """Pixels."""
     width: int | None = None
     """Pixels."""
+    shift: float | None = None
+    """Of the scheduler's noise levels, see `shifted`."""
 
 
 def sample_images(
@@ -34,10 +37,11 @@ def sample_images(
         pipe: a diffusers pipeline from text to images.
         prompts: B texts.
         seeds: B seeds.
-        settings: steps, guidance and size.
+        settings: steps, guidance, size and shift.
 
     Raises:
         BackboneError: the pipeline makes no images from text.
+        ConfigError: its scheduler cannot be shifted so.
     """
     known = inspect.signature(type(pipe).__call__).parameters
     if "prompt" not in known or "generator" not in known or "num_frames" in known:
@@ -51,7 +55,20 @@ def sample_images(
     if settings.guidance is not None:
         arguments |= _guidance(pipe, known, settings.guidance, len(prompts))
     given = {name: value for name, value in arguments.items() if value is not None}
-    return list(pipe(prompt=list(prompts), generator=generators, **given).images)
+    with _spaced(pipe, settings.shift):
+        return list(pipe(prompt=list(prompts), generator=generators, **given).images)
+
+
+@contextmanager
+def _spaced(pipe: Any, shift: float | None) -> Iterator[None]:
+    """The pipeline with steps at other noise levels; None: at its own."""
+    own = pipe.scheduler
+    if shift is not None:
+        pipe.scheduler = shifted(own, shift)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
 
 
 def shifted(scheduler: Any, shift: float) -> Any:
