@@ -164,6 +164,6 @@ def test_forecasts_of_the_dense_model(run: Run, pair: tuple[Path, Path], data: P
     assert run("forecast", data, "--budget", 0.7, "--shift", 3, *options, *places).code == 0
     spaced = checkpoint.read(tmp_path / "adapter").config
     assert spaced.forecast_below > config.forecast_below, "the same steps, at higher noise"
-    assert_refused(run("forecast", data, "--shift", 0, *options, *places), "shift of 0 came")
+    assert_refused(run("forecast", data, "--shift", 0, *options, *places), "--shift", "above 0")
     refused = run("forecast", data, "--budget", 0.1, *options, *places)
     assert_refused(refused, "spends 33.3% or more", "the budget is 10.0%")
