@@ -16,10 +16,8 @@ def folder(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     model = ["--model", str(pair[0]), "--adapter", str(pair[1])]
     files = ["--output", str(folder / "out"), "--json", str(folder / "numbers" / "run.json")]
     prompts = ["--prompt", "a red apple", "--prompt", "it's a cat"]
-    assert (
-        main(["demo", *model, *files, *prompts, "--steps", str(STEPS), "--repeats", "1", "--seed", "5", "--shift", "2"])
-        == 0
-    )
+    options = ["--steps", str(STEPS), "--repeats", "1", "--seed", "5", "--shift", "2"]
+    assert main(["demo", *model, *files, *prompts, *options]) == 0
     return folder
 
 

@@ -143,7 +143,7 @@ class Search:
 
     @cached_property
     def _fine_guidance(self) -> list[Tensor]:
-        """The guidance along a path of so many times our steps: few long ones overshoot, and hide what is left."""
+        """The guidance along a path of so many times our steps: few long ones may overshoot, and hide what is left."""
         self.elastic.max_forecast = self.elastic.max_guidance_reuse = 0
         path: list[Point] = []
         steps = len(self.path) * math.ceil(FINE / len(self.path))
