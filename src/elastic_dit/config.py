@@ -89,7 +89,10 @@ class ElasticConfig(BaseModel):
     forecast_order: Literal[0, 1] = 0
     """0 takes the last velocity again, 1 goes on along the line through the last two."""
 
-    # Reuse guidance (not in the paper)
+    # Leave guidance out, or take it again (not in the paper)
+    guidance_from: float = Field(default=1.0, gt=0, le=1)
+    """Noise level, 0..1, at which guidance begins. Above it the first guidance branch runs alone and stands for the
+    others: it must be the one with the prompt."""
     max_guidance_reuse: int = Field(default=0, ge=0)
     """How many steps in a row may run the first guidance branch alone, at the last step's distance from the others; 0:
     none. Where a pipeline runs both branches in one forward, as SD3's does, nothing is saved."""

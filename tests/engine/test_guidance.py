@@ -73,6 +73,19 @@ def test_only_below_a_noise_level(tiny: Tiny) -> None:
     assert elastic.trace.flops_share == pytest.approx(0.8)
 
 
+def test_none_above_a_noise_level(tiny: Tiny) -> None:
+    """There the first branch stands for the other; what is taken again later was computed below."""
+    elastic = make(tiny, guidance_from=0.55, max_guidance_reuse=1, guidance_reuse_below=0.45)
+    steps = pairs(tiny)
+    dense, own = guided(tiny.dense, steps), guided(tiny.transformer, steps)
+    for step in (0, 1):
+        assert torch.equal(own[step][1], dense[step][0])
+    assert torch.equal(own[2][1], dense[2][1])
+    assert torch.allclose(own[3][1], dense[3][0] - (dense[2][0] - dense[2][1]), atol=1e-6)
+    assert torch.equal(own[4][1], dense[4][1])
+    assert elastic.trace.flops_share == pytest.approx(0.7)
+
+
 def test_with_whole_steps_forecast(tiny: Tiny) -> None:
     """A step that is forecast moves neither count; after one taken for guidance, a forecast goes on from that."""
     make(tiny, max_guidance_reuse=1, max_forecast=1)

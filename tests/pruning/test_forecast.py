@@ -74,6 +74,27 @@ def test_guidance_alone(family: Family, denoising: Denoising, reuse: int, budget
     assert way.flops_share == pytest.approx(budget)
 
 
+def test_the_first_steps_without(family: Family, denoising: Denoising) -> None:
+    elastic = unpruned(family.pipeline)
+    way = with_forecasts(elastic, denoising, 0.6875, max_forecast=(), max_guidance_reuse=(8,), unguided=2)[0]
+    first, other = (
+        elastic.trace.array("reuse", branch).mean(axis=(1, 2)).tolist() for branch in elastic.trace.branches
+    )
+    assert first == [0] * STEPS
+    assert other == [1, 1, 0, 0, 0, 1, 1, 1]
+    assert way.unguided == 2
+    assert way.computed == 11
+    assert way.flops_share == pytest.approx(0.6875)
+
+
+def test_nothing_else_without(family: Family, denoising: Denoising) -> None:
+    elastic = unpruned(family.pipeline)
+    way = with_forecasts(elastic, denoising, 0.9, max_forecast=(), max_guidance_reuse=(), unguided=2)[0]
+    assert way.computed == 14
+    with pytest.raises(ConfigError, match="unguided = 8 leaves none of 8 steps with guidance"):
+        with_forecasts(elastic, denoising, 0.9, unguided=8)
+
+
 def test_both_together_spend_what_was_foreseen(family: Family, denoising: Denoising) -> None:
     elastic = unpruned(family.pipeline)
     tried = with_forecasts(elastic, denoising, 0.4)

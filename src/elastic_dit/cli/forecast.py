@@ -51,6 +51,9 @@ def forecast(
             show_default="measured",
         ),
     ] = None,
+    unguided: Annotated[
+        int, typer.Option(min=0, help="First steps without guidance: there the branch with the prompt runs alone.")
+    ] = 0,
     images: Annotated[int, typer.Option(min=1, help="Training captions to denoise, each time.")] = 16,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
@@ -102,6 +105,7 @@ def forecast(
             max_forecast=[most for most in max_forecast or (1, 2, 3, 4) if most],
             max_guidance_reuse=max_guidance_reuse and [most for most in max_guidance_reuse if most],
             guidance_fade=guidance_fade,
+            unguided=unguided,
             progress=bar.show,
         )
         elastic.save(output, elastic.weights.dtype)
@@ -116,6 +120,10 @@ def _in_words(way: "Forecasts", steps: int) -> str:
     words: list[str] = []
     if way.max_forecast:
         words.append(f"below noise level {way.below:.2f} up to {way.max_forecast} in a row forecast, order {way.order}")
+    if way.unguided:
+        words.append(
+            "no guidance in the first step" if way.unguided == 1 else f"none in the first {way.unguided} steps"
+        )
     if reused := way.max_guidance_reuse:
         often = f"up to {reused} in a row reuse guidance" if reused < steps else "guidance reused"
         fade = f", of which {way.guidance_fade:.0%} is left each time" if way.guidance_fade < 1 else ""

@@ -1,9 +1,9 @@
 """Guidance taken again: of a step's branches the first alone runs, the others keep their distance. Not in the paper.
 
-Classifier-free guidance runs the transformer twice a step, and moves along the difference of the two velocities. At low
-noise some leave that out altogether (guidance interval, arXiv 2404.07724; Adaptive Guidance, arXiv 2312.12487), and
-FasterCache (arXiv 2410.19355) corrects an old one by frequencies. Here an old one is taken below a noise level, and may
-fade each time; the branch with the prompt is always computed.
+Classifier-free guidance runs the transformer twice a step, and moves along the difference of the two velocities. Some
+leave that out altogether at low noise, or at high (guidance interval, arXiv 2404.07724; Adaptive Guidance, arXiv
+2312.12487), and FasterCache (arXiv 2410.19355) corrects an old one by frequencies. Here an old one is taken below a
+noise level, and may fade each time; above another there is none. The branch with the prompt is always computed.
 """
 
 from dataclasses import dataclass

@@ -37,7 +37,11 @@ def _of_step(config: ElasticConfig, branch: Branch, sigma: float) -> Tensor | No
 
 def _of_guidance(config: ElasticConfig, run: Run, branch: Branch, sigma: float) -> Tensor | None:
     most, first = config.max_guidance_reuse, _first(run, branch)
-    if most and first is not None and sigma < config.guidance_reuse_below and branch.guidance.can_reuse(most):
+    if first is None:
+        return None
+    if sigma > config.guidance_from:
+        return first
+    if most and sigma < config.guidance_reuse_below and branch.guidance.can_reuse(most):
         return branch.guidance.reuse(first, config.guidance_fade)
     return None
 

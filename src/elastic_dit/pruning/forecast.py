@@ -46,6 +46,8 @@ class Forecasts(NamedTuple):
     """Noise level at which these begin."""
     guidance_fade: float
     """What is left of it from one of these to the next."""
+    unguided: int
+    """How many steps have no guidance, at the start."""
     computed: int
     """Forwards that are, of all branches."""
     flops_share: float
@@ -64,6 +66,8 @@ class Way(NamedTuple):
     max_guidance_reuse: int = 0
     reuse_first: int = 0
     """The step at which guidance may be reused."""
+    unguided: int = 0
+    """How many steps have no guidance, at the start."""
 
     def runs(self, steps: int) -> Iterator[tuple[bool, bool]]:
         """Whether each step's first branch runs, and whether the others do: as `engine.forecasts` will have it."""
@@ -72,6 +76,9 @@ class Way(NamedTuple):
             if step >= self.first and forecasts < self.max_forecast:
                 forecasts += 1
                 yield False, False
+            elif step < self.unguided:
+                forecasts = 0
+                yield True, False
             elif step >= self.reuse_first and reuses < self.max_guidance_reuse:
                 forecasts, reuses = 0, reuses + 1
                 yield True, False
@@ -87,12 +94,15 @@ class Search:
         elastic: whatever it decides block by block, it does in the forwards that are computed.
         denoising: what it is meant for.
         fade: of reused guidance; None measures it.
+        unguided: how many steps have no guidance, at the start.
     """
 
-    def __init__(self, elastic: ElasticModel, denoising: Denoising, fade: float | None = None) -> None:
-        self.elastic, self.denoising, self.fade = elastic, denoising, fade
+    def __init__(
+        self, elastic: ElasticModel, denoising: Denoising, fade: float | None = None, unguided: int = 0
+    ) -> None:
+        self.elastic, self.denoising, self.fade, self.unguided = elastic, denoising, fade, unguided
         elastic.force(None)
-        elastic.max_forecast = elastic.max_guidance_reuse = 0
+        self._compute_all()
         self.path: list[Point] = []
         self.image = denoising.run(lambda step: None, self.path)
         self.spent = [[0.0, 0.0] for _ in self.path]
@@ -112,11 +122,13 @@ class Search:
 
     def steps_forecast(self, most: int, order: int, reuse: int = 0, reuse_first: int = 0) -> list[Way]:
         """Forecasts that begin at each of the steps, early ones first; order + 1 computed steps come before."""
-        return [Way(most, order, first, reuse, reuse_first) for first in range(order + 1, len(self.path))]
+        starts = range(order + 1, len(self.path))
+        return [Way(most, order, first, reuse, reuse_first, self.unguided) for first in starts]
 
     def guidance_reused(self, reuse: int) -> list[Way]:
         """Guidance that is reused from each of the steps on, early ones first."""
-        return [Way(max_guidance_reuse=reuse, reuse_first=first) for first in range(1, len(self.path))]
+        starts = range(self.unguided + 1, len(self.path))
+        return [Way(max_guidance_reuse=reuse, reuse_first=first, unguided=self.unguided) for first in starts]
 
     def use(self, way: Way) -> None:
         """Set the model to a way."""
@@ -127,7 +139,12 @@ class Search:
             config.guidance_reuse_below = self._between(way.reuse_first)
             config.guidance_fade = self._fade(way.reuse_first) if self.fade is None else self.fade
         self.elastic.max_forecast, self.elastic.max_guidance_reuse = way.max_forecast, way.max_guidance_reuse
+        self.elastic.guidance_from = self._between(way.unguided)
         self.elastic.reset()
+
+    def _compute_all(self) -> None:
+        self.elastic.max_forecast = self.elastic.max_guidance_reuse = 0
+        self.elastic.guidance_from = 1.0
 
     def _between(self, step: int) -> float:
         """The noise level below which it is this step's turn."""
@@ -144,7 +161,7 @@ class Search:
     @cached_property
     def _fine_guidance(self) -> list[Tensor]:
         """The guidance along a path of so many times our steps: few long ones may overshoot, and hide what is left."""
-        self.elastic.max_forecast = self.elastic.max_guidance_reuse = 0
+        self._compute_all()
         path: list[Point] = []
         steps = len(self.path) * math.ceil(FINE / len(self.path))
         replace(self.denoising, steps=steps).run(lambda step: None, path)
@@ -156,7 +173,7 @@ class Search:
         moved = float((self.denoising.run(lambda step: None) - self.image).square().mean())
         config, branches = self.elastic.config, 1 if self.denoising.empty is None else 2
         computed = sum(sum(ran[:branches]) for ran in way.runs(len(self.path)))
-        guided = (config.max_guidance_reuse, config.guidance_reuse_below, config.guidance_fade)
+        guided = (config.max_guidance_reuse, config.guidance_reuse_below, config.guidance_fade, way.unguided)
         spent = self.elastic.trace.flops_share
         return Forecasts(way.max_forecast, way.order, config.forecast_below, *guided, computed, spent, moved)
 
@@ -171,6 +188,7 @@ def with_forecasts(
     orders: Sequence[int] = (0, 1),
     max_guidance_reuse: Sequence[int] | None = None,
     guidance_fade: float | None = None,
+    unguided: int = 0,
     progress: Progress = lambda label, done, total: None,
 ) -> list[Forecasts]:
     """Let a model leave forwards out so that a budget is met and its images change least.
@@ -185,23 +203,27 @@ def with_forecasts(
         max_forecast: the numbers of forecasts in a row to try; empty: none.
         orders: the orders to try, 0 or 1.
         max_guidance_reuse: the numbers of steps in a row to try that take earlier guidance; None: 1, and all that
-            follow; empty: none. Where there is no guidance, none are tried.
+            follow; empty: none. Without guidance, none are tried.
         guidance_fade: what is left of reused guidance from one step to the next, 0..1; None measures it.
+        unguided: how many steps have no guidance, at the start: there the branch with the prompt runs alone.
         progress: see `base.Progress`.
 
     Returns:
         All that were tried, the best first; the model is set to it.
 
     Raises:
-        ConfigError: the model spends less already, or nothing tried spends so little.
+        ConfigError: the model spends less already, nothing tried spends so little, or no step is left to guide.
     """
-    search = Search(elastic, denoising, guidance_fade)
+    if unguided >= denoising.steps:
+        raise ConfigError(f"unguided = {unguided} leaves none of {denoising.steps} steps with guidance")
+    unguided = unguided if denoising.empty is not None else 0
+    search = Search(elastic, denoising, guidance_fade, unguided)
     if (whole := search.share(Way())) <= budget:
         raise ConfigError(f"the model spends {whole:.1%} as it is; a budget of {budget:.1%} is no less")
     steps = len(search.path)
     reuses = (1, steps) if max_guidance_reuse is None else max_guidance_reuse
     reuses = reuses if denoising.empty is not None else ()
-    starts = sorted({max(1, steps * quarter // 4) for quarter in range(4)})
+    starts = sorted({max(unguided + 1, steps * quarter // 4) for quarter in range(4)})
     tried: list[tuple[Forecasts, Way]] = []
 
     least = whole
@@ -219,6 +241,8 @@ def with_forecasts(
     measure([search.steps_forecast(*kind) for kind in kinds])
     kinds = [(way.max_forecast, way.order) for _, way in tried[:GO_ON]] or kinds
     measure([search.guidance_reused(reuse) for reuse in reuses])
+    if unguided:
+        measure([[Way(unguided=unguided)]])
     measure([search.steps_forecast(*kind, reuse, start) for kind, reuse, start in product(kinds, reuses, starts)])
     if not tried:
         raise ConfigError(f"what was to be tried spends {least:.1%} or more; the budget is {budget:.1%}")
