@@ -165,5 +165,10 @@ def test_forecasts_of_the_dense_model(run: Run, pair: tuple[Path, Path], data: P
     spaced = checkpoint.read(tmp_path / "adapter").config
     assert spaced.forecast_below > config.forecast_below, "the same steps, at higher noise"
     assert_refused(run("forecast", data, "--shift", 0, *options, *places), "--shift", "above 0")
+    outcome = run("forecast", data, "--budget", 0.7, "--unguided", 2, *options, *places)
+    assert "no guidance in the first 2 steps" in outcome.out
+    assert 0.5 < checkpoint.read(tmp_path / "adapter").config.guidance_from < 1
+    refused = run("forecast", data, "--unguided", 6, *options, *places)
+    assert_refused(refused, "unguided = 6 leaves none of 6 steps with guidance")
     refused = run("forecast", data, "--budget", 0.1, *options, *places)
     assert_refused(refused, "spends 33.3% or more", "the budget is 10.0%")

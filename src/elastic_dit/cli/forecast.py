@@ -121,9 +121,8 @@ def _in_words(way: "Forecasts", steps: int) -> str:
     if way.max_forecast:
         words.append(f"below noise level {way.below:.2f} up to {way.max_forecast} in a row forecast, order {way.order}")
     if way.unguided:
-        words.append(
-            "no guidance in the first step" if way.unguided == 1 else f"none in the first {way.unguided} steps"
-        )
+        which = "step" if way.unguided == 1 else f"{way.unguided} steps"
+        words.append(f"no guidance in the first {which}")
     if reused := way.max_guidance_reuse:
         often = f"up to {reused} in a row reuse guidance" if reused < steps else "guidance reused"
         fade = f", of which {way.guidance_fade:.0%} is left each time" if way.guidance_fade < 1 else ""

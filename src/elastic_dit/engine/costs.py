@@ -19,14 +19,21 @@ class Costs:
 
     def __init__(self) -> None:
         self.last: dict[int, BlockCost] = {}
-        """Of each block, at the shapes of the last forward."""
+        """Of each block, at the shapes of the last forward; empty where none ran at these yet."""
+        self._before: dict[int, BlockCost] = {}
         self._tables: dict[Hashable, dict[int, BlockCost]] = {}
         self._measured: dict[Hashable, BlockCost] = {}
 
     def begin(self, arguments: dict[str, Any], sites: Sequence[Site]) -> None:
         """A forward of the transformer starts; its inputs' shapes say those of its blocks'."""
+        self._before = self.last or self._before
         shapes = ((name, value.shape) for name, value in arguments.items() if isinstance(value, Tensor))
         self.last = self._tables.setdefault((*shapes, *(site.signature for site in sites)), {})
+
+    @property
+    def nearest(self) -> dict[int, BlockCost]:
+        """The same; where none ran at these shapes yet, at those of the forward before, whose text may be longer."""
+        return self.last or self._before
 
     def of(self, site: Site, call: BlockCall) -> BlockCost:
         """Of one block for one sample."""

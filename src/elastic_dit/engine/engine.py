@@ -128,7 +128,7 @@ class Engine:
         velocity = forecasts.forecast(self.config, self._run, self._branch, self._sigma)
         if velocity is None:
             return None
-        for block, cost in self.costs.last.items():
+        for block, cost in self.costs.nearest.items():
             taken = Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=cost.dense)
             for row in range(len(velocity)):
                 self.trace.add((self._run.step, block, self._branch.name, row), taken)

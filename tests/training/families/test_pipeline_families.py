@@ -201,6 +201,19 @@ def test_guidance_is_taken_again_in_the_branch_without_the_prompt(pipeline: Any)
     assert elastic.trace.array("reuse").max() == 0, "a new run"
 
 
+def test_without_guidance_it_is_a_pipeline_without(pipeline: Any) -> None:
+    """Where it begins below the last noise level, the image is that of the branch with the prompt alone."""
+    guidance: dict[str, Any] = {"true_cfg_scale": 3.0, "negative_prompt": [" "] * len(PROMPTS)}
+    unguided, guided = two_steps(pipeline), two_steps(pipeline, **guidance)
+    elastic = elastic_dit.elasticize(pipeline)
+    elastic.guidance_from = 0.01
+    torch.testing.assert_close(two_steps(pipeline, **guidance), unguided, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(guided, unguided, atol=1e-3)
+    with_prompt, without = elastic.trace.branches
+    assert elastic.trace.array("reuse", with_prompt).max() == 0
+    assert elastic.trace.array("reuse", without).min() == 1
+
+
 def test_a_training_step_reaches_routers_and_backbone(pipeline: Any, images: list[Image.Image]) -> None:
     family = family_of(pipeline)
     elastic = elastic_dit.elasticize(pipeline, ElasticConfig())
