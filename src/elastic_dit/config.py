@@ -89,6 +89,14 @@ class ElasticConfig(BaseModel):
     forecast_order: Literal[0, 1] = 0
     """0 takes the last velocity again, 1 goes on along the line through the last two."""
 
+    # Fewer steps, as a prompt needs (not in the paper)
+    step_intervals: tuple[int, ...] | None = None
+    """A sample runs every so-many-th step and keeps its velocity between: with Euler's steps that is a run of so many
+    times fewer steps. Which of these intervals it has is predicted from its prompt (`elastic-dit select-steps`); one
+    alone holds for all. None: every step runs."""
+    step_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps that run, on average over prompts like those that the prediction was fitted to."""
+
     # Leave guidance out, or take it again (not in the paper)
     guidance_from: float = Field(default=1.0, gt=0, le=1)
     """Noise level, 0..1, at which guidance begins. Above it the first guidance branch runs alone and stands for the
@@ -151,6 +159,18 @@ class ElasticConfig(BaseModel):
             raise ValueError(f"default_budget must lie in budget_range {self.budget_range}, got {self.default_budget}")
         if self.budget != "compute":
             raise ValueError(f'budget_range needs budget = "compute", got {self.budget!r}')
+        return self
+
+    @model_validator(mode="after")
+    def _intervals_rise(self) -> "ElasticConfig":
+        intervals = self.step_intervals
+        if intervals is None:
+            return self
+        if not intervals or intervals[0] < 1 or list(intervals) != sorted(set(intervals)):
+            raise ValueError(f"step_intervals must rise and be 1 or more, got {intervals}")
+        for name, value in (("max_forecast", self.max_forecast), ("budget_range", self.budget_range)):
+            if value:
+                raise ValueError(f"step_intervals leave whole steps out; they go with no {name}, got {value}")
         return self
 
     @model_validator(mode="after")

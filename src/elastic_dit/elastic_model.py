@@ -87,6 +87,7 @@ class ElasticModel:
         "1: blocks do what their routers read at the step before: a device waits once a forward, not at every block."
     )
     max_forecast = Dial[int]("How many steps in a row may have their velocity forecast; 0 computes all.")
+    step_share = Dial[float]("Share of the steps that run, on average over prompts; for several `step_intervals`.")
     guidance_from = Dial[float]("Noise level at which guidance begins; 1 guides from the first step on.")
     max_guidance_reuse = Dial[int](
         "How many steps in a row may take the guidance of an earlier one; 0 runs all branches."

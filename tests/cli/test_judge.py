@@ -57,6 +57,24 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     again = RunRecord.read(out / "run.json")
     assert again.results == result.results
 
+    selected, fitted = tmp_path / "selected", tmp_path / "fitted.json"
+    size = ("--steps", 4, "--intervals", "1,2", "--share", 0.75, "--per-task", 2, "--batch", 6, "--resolution", 32)
+    common = ("--model", pair[0], "--judge", judge, "--threads", 1)
+    outcome = run("select-steps", data / "val", *common, *size, "--output", selected, "--json", fitted)
+    assert outcome.code == 0, outcome.err
+    assert "every 2. step: " in outcome.out and "with equal steps for all" in outcome.out
+    assert [len(scores) for scores in RunRecord.read(fitted).samples.values()] == [12, 12]
+    assert_refused(run("select-steps", data / "val", *common, "--intervals", "2;3", "--output", selected), "2;3")
+    size = ("--per-task", 2, "--steps", 4, "--resolution", 32, "--batch", 6, "--repeats", 1, "--in-turn", 6)
+    files = ("--output", tmp_path / "by-prompt", "--json", out / "by-prompt.json")
+    outcome = run("judge", "images", data / "val", *common, "--adapter", f"{selected}@share=0.5", *size, *files)
+    assert outcome.code == 0, outcome.err
+    assert RunRecord.read(out / "by-prompt.json").results["rows"][1]["cost"]["flops_share"] == pytest.approx(
+        0.5, rel=1e-3
+    )
+    refused = run("judge", "images", data / "val", *common, "--adapter", f"{pair[1]}@share=0.5", *size, *files)
+    assert_refused(refused, "no intervals to choose from")
+
 
 def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     images = ("judge", "images", data / "val", "--output", tmp_path)

@@ -17,7 +17,7 @@ from elastic_dit.baselines import Task, baselines
 from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
 from elastic_dit.bench.flops import forward_flops
 from elastic_dit.bench.race import Progress, silent
-from elastic_dit.checkpoint import WEIGHTS_NAME
+from elastic_dit.checkpoint import WEIGHTS_NAME, read
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
 from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
@@ -30,8 +30,8 @@ from elastic_dit.timing import ForwardTimer, spread
 from elastic_dit.verbs import load, restore
 
 ENTRY = "entry.json"
-COUNTED = 12
-"""Images whose FLOPs are counted."""
+COUNTED, COUNTED_APART = 12, 120
+"""Images whose FLOPs are counted; and where each takes as many steps as its prompt needs."""
 
 
 class Cost(NamedTuple):
@@ -56,6 +56,7 @@ class Contest:
         folder: for images and costs; what is there already is not made again.
         batch: images in a forward.
         repeats: timed runs of one image.
+        in_turn: images of each such run, one after the other, of all tasks: they may differ in what they spend.
         at_once: images of further timed runs, if there are to be any: small models keep a processor busy only then.
         progress: see `race.Progress`.
     """
@@ -67,6 +68,7 @@ class Contest:
     batch: int = 32
     repeats: int = 7
     at_once: int | None = None
+    in_turn: int = 1
     progress: Progress = silent
 
     def __post_init__(self) -> None:
@@ -101,12 +103,14 @@ class Contest:
     def cost(self, entry: Entry) -> Cost:
         """The entry's FLOPs and time."""
         sizes = (1, self.at_once) if self.at_once else (1,)
-        file = self.folder_of(entry) / f"cost-{self.repeats}x{sizes[-1]}.json"  # timed otherwise, it is timed again
+        turns = f"-{self.in_turn}" if self.in_turn > 1 else ""
+        file = self.folder_of(entry) / f"cost-{self.repeats}x{sizes[-1]}{turns}.json"  # timed otherwise, timed again
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
         with self._running(entry) as (restart, settings):
-            share = self._flops(restart, settings) / self._flops_of_dense()
+            count = COUNTED_APART if _selects_steps(entry) else COUNTED
+            share = self._flops(restart, settings, count) / self._flops_of_dense()
             cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
         temporary = file.with_suffix(".partial")
         temporary.write_text(json.dumps(cost._asdict()))
@@ -161,16 +165,17 @@ class Contest:
                 f"{folder} holds images of other prompts, settings or models; delete it, or choose another --output"
             )
 
-    def _flops(self, restart: Callable[[], None], settings: SampleSettings) -> int:
-        some = self.prompts[:: max(1, len(self.prompts) // COUNTED)][:COUNTED]  # of all tasks
+    def _flops(self, restart: Callable[[], None], settings: SampleSettings, count: int = COUNTED) -> float:
+        """Of one image, on average."""
+        some = self.prompts[:: max(1, len(self.prompts) // count)][:count]  # of all tasks
         restart()
         self._sample(some, replace(settings, steps=1))  # the elastic model measures its blocks at its first step
         restart()
         with forward_flops(self.pipe.transformer) as counted:
             self._sample(some, settings)
-        return sum(counted)
+        return sum(counted) / len(some)
 
-    def _flops_of_dense(self) -> int:
+    def _flops_of_dense(self) -> float:
         if not self._dense_flops:
             with self._on(self._dense):
                 self._dense_flops = self._flops(lambda: None, self.settings)
@@ -179,16 +184,20 @@ class Contest:
     def _ratio(self, restart: Callable[[], None], settings: SampleSettings, name: str, size: int) -> dict[str, float]:
         """Each run, of so many images, between two dense ones of the same prompts; the first is a warm-up."""
         ratios: list[float] = []
+        turns = self.in_turn if size == 1 else 1
+        count = (self.repeats + 1) * turns
+        starts = [index * len(self.prompts) // count for index in range(count)]
         for index in range(self.repeats + 1):
             self.progress(f"timing {name}", index, self.repeats + 1)
-            start = index * len(self.prompts) // (self.repeats + 1)
-            some = self.prompts[start : start + size]
-            before = self._dense_seconds(some)
-            restart()
-            with ForwardTimer(self.pipe.transformer) as timer:
-                self._sample(some, settings)
-            after = self._dense_seconds(some)
-            ratios.append(2 * sum(timer.seconds) / (before + after))
+            own = dense = 0.0
+            for start in starts[index :: self.repeats + 1]:
+                some = self.prompts[start : start + size]
+                before = self._dense_seconds(some)
+                restart()
+                with ForwardTimer(self.pipe.transformer) as timer:
+                    self._sample(some, settings)
+                own, dense = own + sum(timer.seconds), dense + (before + self._dense_seconds(some)) / 2
+            ratios.append(own / dense)
         return spread(ratios[1:])
 
     def _dense_seconds(self, prompts: Sequence[Prompt]) -> float:
@@ -237,7 +246,7 @@ class Contest:
 
     def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
         """The dial as the entry has it; returns what to call before a run."""
-        for name in ("budget", *OF_ROUTERS):
+        for name in ("budget", "step_share", *OF_ROUTERS):
             if (value := getattr(entry, name)) is not None:
                 setattr(elastic, name, value)
         return elastic.reset
@@ -269,6 +278,12 @@ def _digest(adapter: Path) -> str:
     names = (CONFIG_NAME, WEIGHTS_NAME, CONVERSION_NAME, CONVERTED_NAME)
     files = [folder / name for folder in (adapter, adapter / ROUTES) for name in names]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+
+
+def _selects_steps(entry: Entry) -> bool:
+    """Whether its images differ in what they spend by more than a few of them show."""
+    adapter = entry.adapter
+    return bool(adapter and not is_converted(adapter) and len(read(adapter).config.step_intervals or ()) > 1)
 
 
 def _slug(entry: Entry) -> str:

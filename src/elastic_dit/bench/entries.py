@@ -19,6 +19,7 @@ ASKED: dict[str, tuple[str, type]] = {
     "steps": ("steps", int),
     "tau": ("tau", float),
     "lag": ("decision_lag", int),
+    "share": ("step_share", float),
     "guidance": ("guidance", float),
     "shift": ("shift", float),
 }
@@ -28,6 +29,7 @@ WORDS = {
     "steps": "{} steps",
     "tau": "tau = {:g}",
     "decision_lag": "lag = {}",
+    "step_share": "{:.0%} of the steps",
     "guidance": "guidance {:g}",
     "shift": "shift {:g}",
 }
@@ -57,6 +59,8 @@ class Entry(NamedTuple):
     """Guidance scale in place of everybody's."""
     shift: float | None = None
     """Likewise, the scheduler's shift of the noise levels: above 1 more of the steps are at high noise."""
+    step_share: float | None = None
+    """Share of the steps that run, in place of the adapter's own."""
 
 
 class Row(NamedTuple):
@@ -113,11 +117,12 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     An adapter with a `*` is a pattern of folders: the trainings of one recipe, as `ablate` leaves them. One that ends
     in `@` and a number is at that budget alone, in `@K=` and a number reuses with that K, in `@steps=` and a number
     takes so many steps, in `@tau=` and a number has that threshold, in `@lag=` and a number that `decision_lag`, in
-    `@guidance=` and a number that guidance scale, in `@shift=` and a number that shift of the noise levels.
+    `@guidance=` and a number that guidance scale, in `@shift=` and a number that shift of the noise levels,
+    in `@share=` and a number runs that share of the steps.
 
     Raises:
         ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K, a tau or
-            a lag for what has no routers.
+            a lag for what has no routers, a share of the steps for what does not choose them.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
@@ -131,6 +136,8 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         for folder, config in configs.items():
             if turned and (config is None or config.route is not None):
                 raise ConfigError(f"{asked} asks for another {turned[0]}; {folder} has no routers that it would change")
+            if "step_share" in own and (config is None or len(config.step_intervals or ()) < 2):
+                raise ConfigError(f"{asked} asks for a share of the steps; {folder} has no intervals to choose from")
         ranges = {folder: config.budget_range if config else None for folder, config in configs.items()}
         limits = ranges[folders[0]]
         if odd := [folder for folder, own in ranges.items() if own != limits]:

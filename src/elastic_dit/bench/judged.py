@@ -55,7 +55,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
         environment=Environment.here(contest.pipe.transformer.device),
         config=vars(contest.settings)
         | {"images": len(contest.prompts), "captions": len(judge.captions), "batch": contest.batch}
-        | {"repeats": contest.repeats, "at_once": contest.at_once},
+        | {"repeats": contest.repeats, "at_once": contest.at_once, "in_turn": contest.in_turn},
         results={
             "rows": results,
             "truth": judge.truth(),

@@ -21,6 +21,7 @@ from elastic_dit.cli import (
     judge,
     prune,
     reproduce,
+    select_steps,
     study,
     train,
 )
@@ -42,6 +43,7 @@ app.command()(train.train)
 app.command()(prune.prune)
 app.command()(forecast.forecast)
 app.command()(allocate.allocate)
+app.command()(select_steps.select_steps)
 app.command()(calibrate.calibrate)
 app.command()(evaluate.evaluate)
 app.command()(ablate.ablate)

@@ -75,7 +75,8 @@ def images(
             "trainings of one recipe with several seeds. FOLDER@0.8 is at that budget alone, "
             "FOLDER@K=3 reuses each residual up to three times, FOLDER@steps=4 takes four steps, FOLDER@tau=0.6 has "
             "that threshold, FOLDER@lag=1 does what routers read in the step before, FOLDER@guidance=2.5 has that "
-            "guidance scale, FOLDER@shift=1.5 the scheduler's noise levels shifted so."
+            "guidance scale, FOLDER@shift=1.5 the scheduler's noise levels shifted so, FOLDER@share=0.4 runs "
+            "that share of the steps, by prompt."
         ),
     ] = None,
     budgets: Annotated[
@@ -104,6 +105,9 @@ def images(
         int | None,
         typer.Option(min=2, help="Time so many images at once, too.", show_default="one image alone"),
     ] = None,
+    in_turn: Annotated[
+        int, typer.Option(min=1, help="Images in each timed run of one image: 6 has one of each task in it.")
+    ] = 1,
     json: Json = None,
     markdown: Markdown = None,
     plot: Annotated[Path | None, typer.Option(help="Write quality against compute as a PNG.")] = None,
@@ -151,7 +155,7 @@ def images(
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         settings = SampleSettings(steps=steps, guidance=guidance, height=resolution, width=resolution)
-        contest = Contest(pipe, prompts, settings, output, batch, repeats, at_once, bar.show)
+        contest = Contest(pipe, prompts, settings, output, batch, repeats, at_once, in_turn, bar.show)
         rows += [Row(entry.name, (entry,)) for entry in map(contest.entry, wishes)]
         record = run_contest(contest, rows, scorer, context.obj)
     if plot is not None:

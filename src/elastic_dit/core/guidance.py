@@ -38,12 +38,12 @@ class GuidanceBank:
         """Fewer than `most` in a row did, and there is one."""
         return self.reuses < most and self.difference is not None
 
-    def reuse(self, first: Tensor, fade: float = 1.0) -> Tensor:
+    def reuse(self, first: Tensor, fade: float | Tensor = 1.0) -> Tensor:
         """This branch's velocity (B, ...) where the first has `first` (B, ...); counts one use.
 
         Args:
             first: the first branch's velocity at this step.
-            fade: what is left of the difference from one step to the next, 0..1.
+            fade: what is left of the difference since the step before, 0..1; of each sample, (B, 1...).
         """
         assert self.difference is not None
         self.reuses += 1

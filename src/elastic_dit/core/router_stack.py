@@ -11,6 +11,7 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.core.allocation import Allocator
 from elastic_dit.core.budget_embedding import BudgetEmbedding
 from elastic_dit.core.router import Router
+from elastic_dit.core.step_selection import StepSelector
 
 
 class TimestepCondition(nn.Module):
@@ -53,5 +54,7 @@ class RouterStack(nn.Module):
             )
         self.embedding = BudgetEmbedding(temb_dim) if config.budget_embedding else None
         self.allocator = Allocator(dim, config.budget_range) if config.budget_range and config.allocate_at else None
+        several = config.step_intervals is not None and len(config.step_intervals) > 1
+        self.selector = StepSelector(dim, config.step_intervals or ()) if several else None
         self.ratios: Tensor
         self.register_buffer("ratios", torch.tensor(config.width_ratios), persistent=False)

@@ -19,7 +19,8 @@ from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.run import Branch, Run, enter
 from elastic_dit.engine.site import HOOK, BlockCall, Site, set_route, unhook
-from elastic_dit.engine.trace import Taken, Trace
+from elastic_dit.engine.trace import Taken, Trace, left_out
+from elastic_dit.errors import ConfigError
 
 
 class Engine:
@@ -111,6 +112,9 @@ class Engine:
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
+        intervals = self.config.step_intervals
+        if intervals is not None and self.routers.stack.selector is None:
+            self._run.intervals = [intervals[0]] * len(image)
         self.budgets.unspent, self.routers.last, self._spent = self._branch.unspent, self._branch.reading, []
         if self._run.trace is not self.trace:
             self.trace, self.seconds = self._run.trace, 0.0
@@ -129,21 +133,21 @@ class Engine:
         if velocity is None:
             return None
         for block, cost in self.costs.nearest.items():
-            taken = Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=cost.dense)
             for row in range(len(velocity)):
-                self.trace.add((self._run.step, block, self._branch.name, row), taken)
+                self.trace.add((self._run.step, block, self._branch.name, row), left_out(cost.dense))
         return velocity
 
-    def computed(self, velocity: Tensor) -> None:
-        """A forward ran, and may be what others follow from."""
-        if not self.training:
-            assert self._run is not None and self._branch is not None
-            if self._route is not None:
-                for site, decision in zip(self.sites, self._route, strict=True):
-                    self._record(site, decision, None)
-            if self._routes:
-                self._branch.reading = self.routers.reading
-            forecasts.remember(self.config, self._run, self._branch, self._sigma, velocity)
+    def computed(self, velocity: Tensor) -> Tensor:
+        """A forward ran, and may be what others follow from; what it comes to."""
+        if self.training:
+            return velocity
+        assert self._run is not None and self._branch is not None
+        if self._route is not None:
+            for site, decision in zip(self.sites, self._route, strict=True):
+                self._record(site, decision, None)
+        if self._routes:
+            self._branch.reading = self.routers.reading
+        return forecasts.remember(self.config, self._run, self._branch, self._sigma, velocity)
 
     @property
     def _sigma(self) -> float:
@@ -170,6 +174,8 @@ class Engine:
         """One block: Algorithm 1, or its differentiable form in training."""
         if self._branch is None:  # called by hand, outside a forward of the transformer
             return site.forward(*args, **kwargs)
+        if site.index == 0:
+            self._select_steps(site, args, kwargs)
         if self._route is not None:
             return site.run_uniform(self._route[site.index], args, kwargs)
         call = site.call(args, kwargs)
@@ -185,6 +191,12 @@ class Engine:
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)
         assert decision is not None
+        if (due := self._run.due) is not None:
+            keep, reuse, store = (
+                [a and b for a, b in zip(part, due, strict=True)]
+                for part in (decision.keep, decision.reuse, decision.store)
+            )
+            decision = decision._replace(keep=keep, reuse=reuse, store=store)
         banks = self._branch.banks
         if site.index not in banks:
             banks[site.index] = FeatureBank(self.config.max_reuse, self.config.max_age, self._run.memory)
@@ -192,17 +204,31 @@ class Engine:
         self._record(site, taken, call)
         return call.output(out)
 
+    def _select_steps(self, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """At a run's first step: which steps each sample will run, by the text that the first block is given."""
+        selector, run = self.routers.stack.selector, self._run
+        if selector is None or run is None or run.step or run.intervals is not None:
+            return
+        text = site.call(args, kwargs).arguments.get(TEXT)
+        if text is None:
+            raise ConfigError(
+                "step_intervals are chosen by the text, and the first block is given none; give one alone"
+            )
+        run.intervals = selector.to(text.device)(text, self.config.step_share).tolist()
+
     def _record(self, site: Site, taken: Decision, call: BlockCall | None) -> None:
         """Note what a block did; `call` is None where its router read no tokens."""
         assert self._run is not None and self._branch is not None
         routing = self.routers.flops(site, call) if self._routes else 0.0
         cost, step, branch = self.costs.last[site.index], self._run.step, self._branch.name
         spent: list[float] = []
+        due = self._run.due or [True] * len(taken.keep)
         for row, (keep, reuse, wanted, keep_prob, _) in enumerate(zip(*taken, strict=True)):
             width = wanted if keep and not reuse else 0.0
             spent.append(routing + (cost.at(wanted) if keep else 0.0))
             flops = routing + (cost.at(width) if width else 0.0)
-            self.trace.add((step, site.index, branch, row), Taken(keep_prob, keep, reuse, width, flops, cost.dense))
+            ran = Taken(keep_prob, keep, reuse, width, flops, cost.dense)
+            self.trace.add((step, site.index, branch, row), ran if due[row] else left_out(cost.dense))
         self._spent.append(spent)
 
     def _ahead(self) -> list[Decision] | None:
@@ -212,7 +238,7 @@ class Engine:
         """
         assert self._run is not None
         config, step, rows = self.config, self._run.step, self._run.shape[0]
-        if len(self.costs.last) < len(self.sites):
+        if len(self.costs.last) < len(self.sites) or self._run.due is not None:
             return None
         if self.plan is not None and not self._routes:
             decisions = [self.plan.decision(step, site.index, rows) for site in self.sites]

@@ -35,12 +35,13 @@ class RootHook(ModelHook):
             arguments = dict(zip(self.names, args, strict=False)) | kwargs
             self.engine.begin(arguments, context.name if context else None)
             velocity = self.engine.forecast()
-            if velocity is not None:
-                return Transformer2DModelOutput(velocity) if arguments.get("return_dict", True) else (velocity,)
-            forward: Any = self.fn_ref.original_forward
-            output = forward(*args, **kwargs)
-            self.engine.computed(output[0])
-            return output
+            if velocity is None:
+                forward: Any = self.fn_ref.original_forward
+                output = forward(*args, **kwargs)
+                velocity = self.engine.computed(output[0])
+                if velocity is output[0]:
+                    return output
+            return Transformer2DModelOutput(velocity) if arguments.get("return_dict", True) else (velocity,)
         except BaseException:
             self.engine.reset()
             raise

@@ -60,6 +60,14 @@ class Run:
     """Of the stored residuals of all branches and blocks."""
     allocated: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     """The budgets (B,) that were shared out at a step; the first branch decides for all."""
+    intervals: list[int] | None = None
+    """Every so-many-th step runs, by sample; None: all of them. Chosen in the first branch at the first step."""
+
+    @property
+    def due(self) -> list[bool] | None:
+        """Which samples' turn this step is; None: all of theirs."""
+        due = [self.step % interval == 0 for interval in self.intervals or ()]
+        return None if all(due) else due
 
 
 def enter(

@@ -27,6 +27,11 @@ class Taken(NamedTuple):
     """What the dense block costs."""
 
 
+def left_out(dense_flops: float) -> Taken:
+    """A block in a forward that no block ran in."""
+    return Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=dense_flops)
+
+
 class Trace(Mapping[Key, Taken]):
     """The last run, as a mapping from (step, block, branch, sample); empty before the first."""
 

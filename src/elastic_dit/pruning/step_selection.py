@@ -1,0 +1,167 @@
+"""Which steps a prompt needs, fitted to how good its images are with more and fewer of them; nothing is trained.
+
+The same prompts are drawn at each interval between the steps that run, and each image is scored. `core.step_selection`
+predicts the scores from the text by ridge regression. N prompts, F features, S intervals.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elastic_dit.config import ElasticConfig
+from elastic_dit.core.allocation import hats, summary
+from elastic_dit.core.step_selection import PRICES, StepSelector
+from elastic_dit.elastic_model import ElasticModel
+from elastic_dit.errors import ConfigError
+from elastic_dit.verbs import reroute
+
+RIDGE = 100.0
+"""Strength of the regression, on features of unit variance."""
+HALVINGS = 40
+"""Of the range that a price is searched in."""
+FOLDS = 4
+"""Parts of the prompts, each scored by what was fitted to the others."""
+
+
+class Selection(NamedTuple):
+    """A model that takes as many steps as a prompt needs, and how it does where it was fitted."""
+
+    elastic: ElasticModel
+    scores: Tensor
+    """Of each prompt's image at each interval, (N, S)."""
+    taken: list[float]
+    """Share of the prompts at each interval."""
+    chosen: float
+    """Mean score, of prompts that it was not fitted to."""
+    alike: float
+    """Mean score with as many steps for every prompt, between the two nearest intervals."""
+
+
+@torch.no_grad()
+def with_step_selection(
+    elastic: ElasticModel, intervals: Sequence[int], share: float, draw: Callable[[int], Tensor]
+) -> Selection:
+    """Let a model take as many steps as a prompt is predicted to need.
+
+    Args:
+        elastic: whatever it decides block by block, it does in the steps that run; its handle is not to be used any
+            more.
+        intervals: between the steps that run, rising; two or more.
+        share: of the steps that run, on average over the prompts.
+        draw: draws all prompts with the pipeline as it stands, at this interval, and scores the images, (N,).
+
+    Raises:
+        ConfigError: one interval leaves no choice, or the share lies beyond them.
+    """
+    if len(intervals) < 2:
+        raise ConfigError(f"intervals = {tuple(intervals)} leave no choice; expected two or more, as 2, 3, 4")
+    values = elastic.config.model_dump() | {"step_intervals": tuple(intervals), "step_share": share}
+    config = ElasticConfig.of(**values)
+    low, high = 1 / intervals[-1], 1 / intervals[0]
+    if not low <= share <= high:
+        raise ConfigError(f"a share of {share:g} of the steps came; these intervals run {low:.2f} to {high:.2f}")
+    state = elastic.stack.state_dict()
+    selecting = reroute(elastic, config)
+    selecting.stack.load_state_dict(state, strict=False)  # all but the selector's
+    selector = selecting.stack.selector
+    assert selector is not None
+    features = torch.empty(0)
+    scores: list[Tensor] = []
+    for interval in intervals:
+        with forced(selector, interval) as read:
+            scores.append(draw(interval).float().cpu())
+        features = torch.cat(read).cpu()
+    selector.to("cpu")
+    fit(selector, features, torch.stack(scores, dim=-1))
+    return _described(selecting, selector, features, torch.stack(scores, dim=-1), share)
+
+
+def fit(selector: StepSelector, features: Tensor, scores: Tensor) -> None:
+    """Fit the prediction, and find the price of each share of steps.
+
+    Args:
+        selector: to be fitted, in place.
+        features: of the prompts, (N, F).
+        scores: of their images at each interval, the higher the better, (N, S).
+    """
+    selector.center.copy_(features.mean(dim=0))
+    selector.scale.copy_(features.std(dim=0) + 1e-6)
+    x = ((features - selector.center) / selector.scale).double()
+    mean = scores.double().mean(dim=0)
+    gram = x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
+    selector.weight[:-1] = torch.linalg.solve(gram, x.T @ (scores.double() - mean)).float()
+    selector.weight[-1] = mean.float()
+    predicted = selector.quality(features)
+    shares = torch.linspace(float(1 / selector.intervals[-1]), float(1 / selector.intervals[0]), PRICES)
+    for index, wanted in enumerate(shares.tolist()):
+        selector.prices[index] = _price(selector, predicted, wanted)
+
+
+@contextmanager
+def forced(selector: StepSelector, interval: int) -> Iterator[list[Tensor]]:
+    """Every sample at one interval; the features (B, F) of each run's prompts."""
+    read: list[Tensor] = []
+
+    def override(module: nn.Module, inputs: tuple[Any, ...], chosen: Tensor) -> Tensor:
+        read.append(summary(inputs[0]))
+        return torch.full_like(chosen, interval)
+
+    handle = selector.register_forward_hook(override)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
+def _described(
+    elastic: ElasticModel, selector: StepSelector, features: Tensor, scores: Tensor, share: float
+) -> Selection:
+    """Who gets which interval, and the scores that come of it by what was fitted to other prompts."""
+    fold = torch.arange(len(scores)) % FOLDS
+    found = torch.empty(len(scores))
+    shares = torch.empty(len(scores))
+    for part in range(FOLDS):
+        trial, own = copy.deepcopy(selector), fold == part
+        fit(trial, features[~own], scores[~own])
+        best = _chosen(trial, trial.quality(features[own]), share)
+        found[own] = scores[own].gather(1, best[:, None])[:, 0]
+        shares[own] = 1 / trial.intervals[best]
+    best = _chosen(selector, selector.quality(features), share)
+    taken = torch.bincount(best, minlength=scores.shape[1]) / len(scores)
+    return Selection(
+        elastic, scores, taken.tolist(), float(found.mean()), _between(selector, scores, float(shares.mean()))
+    )
+
+
+def _between(selector: StepSelector, scores: Tensor, share: float) -> float:
+    """The mean score at equal shares: linear between those of the two intervals around it."""
+    shares, means = (1 / selector.intervals).flip(0).tolist(), scores.mean(dim=0).flip(0).tolist()
+    above = next(index for index in range(1, len(shares)) if share <= shares[index] + 1e-6)
+    part = (share - shares[above - 1]) / (shares[above] - shares[above - 1])
+    return means[above - 1] + part * (means[above] - means[above - 1])
+
+
+def _chosen(selector: StepSelector, quality: Tensor, share: float) -> Tensor:
+    price = hats(selector.place(share), PRICES) @ selector.prices
+    return selector.best(quality, float(price))
+
+
+def _price(selector: StepSelector, quality: Tensor, wanted: float) -> float:
+    """The price at which the mean share of steps is the one that is wanted: it falls as the price rises."""
+
+    def mean(price: float) -> float:
+        return float((1 / selector.intervals[selector.best(quality, price)]).mean())
+
+    low, high = -1.0, 1.0
+    while mean(low) < wanted - 1e-6 and low > -1e6:
+        low *= 2
+    while mean(high) > wanted + 1e-6 and high < 1e6:
+        high *= 2
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) > wanted else (low, middle)
+    return high
