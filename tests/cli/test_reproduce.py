@@ -117,6 +117,7 @@ def test_our_own_stages() -> None:
             "prune",
             "forecast",
             "allocate",
+            "select-steps",
             "evaluate",
             "ablate",
             "judge",
