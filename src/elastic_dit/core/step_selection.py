@@ -1,10 +1,10 @@
 """How many steps a sample takes, by its prompt; beyond the paper.
 
 The small model draws a thing alone as well in three steps as in six, two things side by side not. As in AdaDiff (arXiv
-2311.14768) the text says which it will be: from its tokens it is predicted how good the image would be at each interval between the steps
-that run, and the interval is taken that is best in quality less price. The price of a step is the one at which the mean
-share of steps, over prompts like those of the fit, is the one that was asked for. B batch, T tokens, D model width,
-F = 2D features, S intervals.
+2311.14768) the text says which it will be: from its tokens it is predicted how good the image would be at each interval
+between the steps that run, and the interval is taken that is best in quality less price. The price of a step is the one
+at which the mean share of steps, over prompts like those of the fit, is the one that was asked for. B batch, T tokens,
+D model width, F = 2D features, S intervals.
 """
 
 from collections.abc import Sequence
