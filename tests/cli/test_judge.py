@@ -58,12 +58,32 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert again.results == result.results
 
     selected, fitted = tmp_path / "selected", tmp_path / "fitted.json"
-    size = ("--steps", 4, "--intervals", "1,2", "--share", 0.75, "--per-task", 2, "--batch", 6, "--resolution", 32)
+    size = (
+        "--steps",
+        4,
+        "--intervals",
+        "1,2",
+        "--share",
+        0.75,
+        "--per-task",
+        2,
+        "--images",
+        2,
+        "--batch",
+        6,
+        "--resolution",
+        32,
+    )
     common = ("--model", pair[0], "--judge", judge, "--threads", 1)
     outcome = run("select-steps", data / "val", *common, *size, "--output", selected, "--json", fitted)
     assert outcome.code == 0, outcome.err
     assert "every 2. step: " in outcome.out and "with equal steps for all" in outcome.out
-    assert [len(scores) for scores in RunRecord.read(fitted).samples.values()] == [12, 12]
+    record = RunRecord.read(fitted)
+    assert {name: len(values) for name, values in record.samples.items()} == dict.fromkeys(
+        ("every_1", "every_2", "share"), 12
+    )
+    assert set(record.samples["every_1"]) <= {0, 0.5, 1}
+    assert set(record.results["followed"]) == {"scene_difficulty", "failure", "gain"}
     assert_refused(run("select-steps", data / "val", *common, "--intervals", "2;3", "--output", selected), "2;3")
     size = ("--per-task", 2, "--steps", 4, "--resolution", 32, "--batch", 6, "--repeats", 1, "--in-turn", 6)
     files = ("--output", tmp_path / "by-prompt", "--json", out / "by-prompt.json")

@@ -61,7 +61,7 @@ def test_the_mean_share_is_the_one_that_is_asked_for() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(400, 8, generator=generator)
     need = features @ torch.randn(8, generator=generator)
-    scores = torch.stack([-need.clamp(min=0) * lost for lost in (0.0, 0.5, 1.0)], dim=-1)
+    scores = torch.stack([1 - need.sigmoid() * lost for lost in (0.0, 0.5, 1.0)], dim=-1)
     selector = StepSelector(4, (2, 3, 4))
     fit(selector, features, scores)
     for share in (0.3, 0.35, 0.4, 0.45):
@@ -77,3 +77,5 @@ def test_bad_input(family: Family) -> None:
         with_step_selection(elastic, (2,), 0.5, lambda interval: torch.zeros(1))
     with pytest.raises(ConfigError, match=r"share of 0.8 .* 0.25 to 0.50"):
         with_step_selection(elastic, (2, 4), 0.8, lambda interval: torch.zeros(1))
+    with pytest.raises(ConfigError, match=r"scores of -1 to -1"):
+        with_step_selection(elastic, (2, 4), 0.3, lambda interval: -torch.ones(1))

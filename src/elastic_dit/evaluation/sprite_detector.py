@@ -77,8 +77,8 @@ class SpriteDetector(nn.Module):
         found: list[list[Found]] = []
         for start in range(0, len(images), batch):
             pixels = pixels_of(images[start : start + batch]).to(device)
-            maps = Maps(*((a + b) / 2 for a, b in zip(self(pixels), mirrored(self(pixels.flip(-1))), strict=True)))
-            found += [list(self._peaks(Maps(*(each[index].cpu() for each in maps)))) for index in range(len(maps.heat))]
+            maps = [(a + b) / 2 for a, b in zip(self(pixels), mirrored(self(pixels.flip(-1))), strict=True)]
+            found += [list(self._peaks(Maps(*each))) for each in zip(*(each.cpu() for each in maps), strict=True)]
         return found
 
     def _peaks(self, maps: Maps) -> Iterator[Found]:

@@ -1,7 +1,7 @@
 """Which steps a prompt needs, fitted to how good its images are with more and fewer of them; nothing is trained.
 
 The same prompts are drawn at each interval between the steps that run, and each image is scored. `core.step_selection`
-predicts the scores from the text by ridge regression. N prompts, F features, S intervals.
+predicts the scores from the text by logistic regression. N prompts, F features, S intervals.
 """
 
 import copy
@@ -19,8 +19,10 @@ from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.verbs import reroute
 
-RIDGE = 100.0
-"""Strength of the regression, on features of unit variance."""
+DECAY = 1e-3
+"""Of the squared weights, on features of unit variance, beside the mean cross-entropy."""
+ROUNDS = 300
+"""Of L-BFGS, at most: the fit is convex."""
 HALVINGS = 40
 """Of the range that a price is searched in."""
 FOLDS = 4
@@ -39,6 +41,8 @@ class Selection(NamedTuple):
     """Mean score, of prompts that it was not fitted to."""
     alike: float
     """Mean score with as many steps for every prompt, between the two nearest intervals."""
+    shares: Tensor
+    """Of the steps, that each prompt gets by what was fitted to others, (N,)."""
 
 
 @torch.no_grad()
@@ -52,10 +56,11 @@ def with_step_selection(
             more.
         intervals: between the steps that run, rising; two or more.
         share: of the steps that run, on average over the prompts.
-        draw: draws all prompts with the pipeline as it stands, at this interval, and scores the images, (N,).
+        draw: draws all prompts with the pipeline as it stands, at this interval, and scores the images in 0..1, (N,).
+            It may draw them several times over, always in their order: then the scores are means.
 
     Raises:
-        ConfigError: one interval leaves no choice, or the share lies beyond them.
+        ConfigError: one interval leaves no choice, the share lies beyond them, or a score beyond 0..1.
     """
     if len(intervals) < 2:
         raise ConfigError(f"intervals = {tuple(intervals)} leave no choice; expected two or more, as 2, 3, 4")
@@ -74,7 +79,9 @@ def with_step_selection(
     for interval in intervals:
         with forced(selector, interval) as read:
             scores.append(draw(interval).float().cpu())
-        features = torch.cat(read).cpu()
+        if not ((scores[-1] >= 0) & (scores[-1] <= 1)).all():
+            raise ConfigError(f"scores of {scores[-1].min():g} to {scores[-1].max():g} came; expected 0 to 1")
+        features = torch.cat(read)[: len(scores[-1])].float().cpu()
     selector.to("cpu")
     fit(selector, features, torch.stack(scores, dim=-1))
     return _described(selecting, selector, features, torch.stack(scores, dim=-1), share)
@@ -86,19 +93,32 @@ def fit(selector: StepSelector, features: Tensor, scores: Tensor) -> None:
     Args:
         selector: to be fitted, in place.
         features: of the prompts, (N, F).
-        scores: of their images at each interval, the higher the better, (N, S).
+        scores: of their images at each interval, 0..1, the higher the better, (N, S).
     """
     selector.center.copy_(features.mean(dim=0))
     selector.scale.copy_(features.std(dim=0) + 1e-6)
-    x = ((features - selector.center) / selector.scale).double()
-    mean = scores.double().mean(dim=0)
-    gram = x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
-    selector.weight[:-1] = torch.linalg.solve(gram, x.T @ (scores.double() - mean)).float()
-    selector.weight[-1] = mean.float()
+    x = nn.functional.pad((features - selector.center) / selector.scale, (0, 1), value=1.0).double()
+    selector.weight.copy_(_regression(x, scores.double()))
     predicted = selector.quality(features)
     shares = torch.linspace(float(1 / selector.intervals[-1]), float(1 / selector.intervals[0]), PRICES)
     for index, wanted in enumerate(shares.tolist()):
         selector.prices[index] = _price(selector, predicted, wanted)
+
+
+@torch.enable_grad()
+def _regression(x: Tensor, scores: Tensor) -> Tensor:
+    """The weights (F + 1, S) of logistic regression; the last, of the constant, does not decay."""
+    weight = torch.zeros(x.shape[1], scores.shape[1], dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.binary_cross_entropy_with_logits(x @ weight, scores) + DECAY * weight[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # type: ignore[arg-type]  a tensor is a float to it
+    return weight.detach()
 
 
 @contextmanager
@@ -132,9 +152,8 @@ def _described(
         shares[own] = 1 / trial.intervals[best]
     best = _chosen(selector, selector.quality(features), share)
     taken = torch.bincount(best, minlength=scores.shape[1]) / len(scores)
-    return Selection(
-        elastic, scores, taken.tolist(), float(found.mean()), _between(selector, scores, float(shares.mean()))
-    )
+    alike = _between(selector, scores, float(shares.mean()))
+    return Selection(elastic, scores, taken.tolist(), float(found.mean()), alike, shares)
 
 
 def _between(selector: StepSelector, scores: Tensor, share: float) -> float:
