@@ -2,8 +2,8 @@
 
 The small model draws a thing alone as well in three steps as in six, two things side by side not. As in AdaDiff (arXiv
 2311.14768) the text says which it will be: from its tokens it is predicted how likely a good image is at each interval
-between the steps that run, and the interval is taken where that, less the price of its steps, is highest. The price of a
-step is the one at which the mean share of steps, over prompts like those of the fit, is the one that was asked for.
+between the steps that run, and the interval is taken where that, less the price of its steps, is highest. The price of
+a step is the one at which the mean share of steps, over prompts like those of the fit, is the one that was asked for.
 B batch, T tokens, D model width, F = 2D features, S intervals.
 """
 
