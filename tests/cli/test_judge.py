@@ -85,13 +85,29 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert set(record.samples["every_1"]) <= {0, 0.5, 1}
     assert set(record.results["followed"]) == {"scene_difficulty", "failure", "gain"}
     assert_refused(run("select-steps", data / "val", *common, "--intervals", "2;3", "--output", selected), "2;3")
-    size = ("--per-task", 2, "--steps", 4, "--resolution", 32, "--batch", 6, "--repeats", 1, "--in-turn", 6)
+    size = (
+        "--per-task",
+        2,
+        "--steps",
+        4,
+        "--resolution",
+        32,
+        "--batch",
+        6,
+        "--repeats",
+        1,
+        "--in-turn",
+        6,
+        "--shift",
+        1.5,
+    )
     files = ("--output", tmp_path / "by-prompt", "--json", out / "by-prompt.json")
     outcome = run("judge", "images", data / "val", *common, "--adapter", f"{selected}@share=0.5", *size, *files)
     assert outcome.code == 0, outcome.err
     assert RunRecord.read(out / "by-prompt.json").results["rows"][1]["cost"]["flops_share"] == pytest.approx(
         0.5, rel=1e-3
     )
+    assert RunRecord.read(out / "by-prompt.json").config["shift"] == 1.5
     refused = run("judge", "images", data / "val", *common, "--adapter", f"{pair[1]}@share=0.5", *size, *files)
     assert_refused(refused, "no intervals to choose from")
 

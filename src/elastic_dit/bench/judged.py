@@ -34,7 +34,7 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
         ConfigError: a shift that the pipeline's scheduler cannot have.
     """
     assert rows[0].name == DENSE, "the first row is what the others are compared with"
-    for shift in {run.shift for row in rows for run in row.runs}:
+    for shift in {contest.settings.shift, *(run.shift for row in rows for run in row.runs)}:
         if shift is not None:
             shifted(contest.pipe.scheduler, shift)  # one that cannot be is told now, not after all dense images
     dense = contest.images(rows[0].runs[0])

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
-from elastic_dit.cli.setup import Device, Dtype, load_quietly, needs_extra, pick_device, pick_dtype, quiet_libraries
+from elastic_dit.cli.setup import (
+    Device,
+    Dtype,
+    Shift,
+    load_quietly,
+    needs_extra,
+    pick_device,
+    pick_dtype,
+    quiet_libraries,
+)
 from elastic_dit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,6 +105,7 @@ def images(
     per_task: Annotated[int, typer.Option(min=2, help="Images for each of the six tasks.")] = 170,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one pass a step.")] = 3.0,
+    shift: Shift = None,
     resolution: Annotated[
         int | None, typer.Option(min=1, help="Side of the images in pixels.", show_default="the model's")
     ] = None,
@@ -154,7 +164,7 @@ def images(
         prompts = choose_prompts(zip(real.captions, real.scenes, strict=True), per_task)
         scorer = Judge(Tools.load(judge or shipped_judge()), prompts, real, bar.show)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
-        settings = SampleSettings(steps=steps, guidance=guidance, height=resolution, width=resolution)
+        settings = SampleSettings(steps, guidance, resolution, resolution, shift)
         contest = Contest(pipe, prompts, settings, output, batch, repeats, at_once, in_turn, bar.show)
         rows += [Row(entry.name, (entry,)) for entry in map(contest.entry, wishes)]
         record = run_contest(contest, rows, scorer, context.obj)
