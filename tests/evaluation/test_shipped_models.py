@@ -3,9 +3,8 @@
 import pytest
 
 from elastic_dit import load
-from elastic_dit.evaluation.judge import DETECTOR
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
-from elastic_dit.evaluation.sprite_detector import SpriteDetector
+from elastic_dit.evaluation.sprite_detector import DETECTOR, SpriteDetector
 from elastic_dit.models import EmojiFluxPipeline, shipped_adapter, shipped_judge, shipped_model
 from elastic_dit.models.weights import AdapterName, ModelName
 

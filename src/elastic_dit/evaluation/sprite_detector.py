@@ -21,6 +21,8 @@ from elastic_dit.evaluation.scene_eval import Found
 from elastic_dit.training.data.scenes import TINTS
 from elastic_dit.training.data.sources import square
 
+DETECTOR = "detector.safetensors"
+"""In a judge's folder."""
 SIZE = 64
 """Side of the images it reads, in pixels."""
 CELLS = 8
