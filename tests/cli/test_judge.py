@@ -85,6 +85,14 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert set(record.samples["every_1"]) <= {0, 0.5, 1}
     assert set(record.results["followed"]) == {"scene_difficulty", "failure", "gain"}
     assert_refused(run("select-steps", data / "val", *common, "--intervals", "2;3", "--output", selected), "2;3")
+    kept = tmp_path / "selected-scores.safetensors"
+    written = kept.stat().st_mtime_ns
+    assert run("select-steps", data / "val", *common, *size, "--output", selected, "--json", fitted).code == 0
+    assert kept.stat().st_mtime_ns == written and RunRecord.read(fitted).samples == record.samples
+    other = ("--guidance", 2, "--output", selected)
+    assert_refused(run("select-steps", data / "val", *common, *size, *other), "other prompts, settings or models")
+    kept.write_bytes(b"?")
+    assert_refused(run("select-steps", data / "val", *common, *size, "--output", selected), "holds no scores")
     size = (
         "--per-task",
         2,

@@ -38,12 +38,14 @@ def test_prompts_that_need_steps_get_them(family: Family, tmp_path: Path) -> Non
     pipe = family.pipeline
     drawn: list[int] = []
 
-    def draw(interval: int) -> torch.Tensor:
+    def read() -> None:
+        sample_images(pipe, CAPTIONS, range(len(CAPTIONS)), settings(1))
+
+    def score(interval: int) -> torch.Tensor:
         drawn.append(interval)
-        sample_images(pipe, CAPTIONS, range(len(CAPTIONS)), settings(4))
         return torch.where(HARD, 1.0 if interval == 1 else 0.0, 1.0)
 
-    selection = with_step_selection(unpruned(pipe), (1, 2, 4), 0.625, draw)
+    selection = with_step_selection(unpruned(pipe), (1, 2, 4), 0.625, read, score)
     assert drawn == [1, 2, 4]
     assert selection.taken == [0.5, 0, 0.5]
     assert selection.chosen == 1 and selection.alike == pytest.approx(0.5 + 0.5 * 0.25)
@@ -73,9 +75,13 @@ def test_the_mean_share_is_the_one_that_is_asked_for() -> None:
 
 def test_bad_input(family: Family) -> None:
     elastic = unpruned(family.pipeline)
+
+    def read() -> None:
+        sample_images(family.pipeline, CAPTIONS[:1], [0], settings(1))
+
     with pytest.raises(ConfigError, match=r"\(2,\) leave no choice"):
-        with_step_selection(elastic, (2,), 0.5, lambda interval: torch.zeros(1))
+        with_step_selection(elastic, (2,), 0.5, read, lambda interval: torch.zeros(1))
     with pytest.raises(ConfigError, match=r"share of 0.8 .* 0.25 to 0.50"):
-        with_step_selection(elastic, (2, 4), 0.8, lambda interval: torch.zeros(1))
+        with_step_selection(elastic, (2, 4), 0.8, read, lambda interval: torch.zeros(1))
     with pytest.raises(ConfigError, match=r"scores of -1 to -1"):
-        with_step_selection(elastic, (2, 4), 0.3, lambda interval: -torch.ones(1))
+        with_step_selection(elastic, (2, 4), 0.3, read, lambda interval: -torch.ones(1))

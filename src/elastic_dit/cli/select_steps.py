@@ -1,5 +1,6 @@
 """`elastic-dit select-steps`: as many steps as a prompt needs, by what more and fewer do to images of such prompts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,13 @@ def select_steps(
     ] = None,
     per_task: Annotated[int, typer.Option(min=2, help="Training scenes of each of the six tasks.")] = 256,
     images: Annotated[int, typer.Option(min=1, help="Of each scene at each interval.")] = 1,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where it is kept which images are right; what is there is not drawn again.",
+            show_default="beside the output",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 64,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
@@ -57,9 +65,9 @@ def select_steps(
     with needs_extra("select-steps", "judge"):
         import torch
 
-        from elastic_dit.evaluation.sampling import SampleSettings
+        from elastic_dit.evaluation.sampling import SampleSettings, sample_images
         from elastic_dit.evaluation.scene_eval import choose_prompts
-        from elastic_dit.evaluation.scene_scores import followed, scene_scores
+        from elastic_dit.evaluation.scene_scores import SceneScores, followed
         from elastic_dit.evaluation.sprite_detector import DETECTOR, SpriteDetector
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.step_selection import with_step_selection
@@ -89,14 +97,20 @@ def select_steps(
             if value is not None:
                 setattr(elastic.config, name, value)
         settings = SampleSettings(steps, guidance, resolution, resolution, shift)
+        captions = [prompt.caption for prompt in prompts]
+        drawn_by = [model, adapter, elastic.config.model_dump(exclude_defaults=True)]
+        kept = SceneScores(scores or output.with_name(f"{output.name}-scores.safetensors"), prompts, settings, drawn_by)
 
-        def draw(interval: int) -> torch.Tensor:
-            def show(label: str, done: int, total: int) -> None:
-                bar.show(f"every {interval}. step", done, total)
+        def read() -> None:
+            for start in range(0, len(prompts), batch):
+                bar.show("prompts", start, len(prompts))
+                some = captions[start : start + batch]
+                sample_images(pipe, some, range(len(some)), replace(settings, steps=1))
 
-            return scene_scores(pipe, prompts, detector, settings, images=images, batch=batch, progress=show)
+        def score(interval: int) -> torch.Tensor:
+            return kept(f"every_{interval}", pipe, detector, images=images, batch=batch, progress=bar.show)
 
-        selection = with_step_selection(elastic, wanted, share, draw)
+        selection = with_step_selection(elastic, wanted, share, read, score)
         selection.elastic.save(output, selection.elastic.weights.dtype)
     if json is not None:
         results = {"taken": selection.taken, "chosen": selection.chosen, "alike": selection.alike}

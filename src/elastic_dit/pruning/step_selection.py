@@ -47,7 +47,11 @@ class Selection(NamedTuple):
 
 @torch.no_grad()
 def with_step_selection(
-    elastic: ElasticModel, intervals: Sequence[int], share: float, draw: Callable[[int], Tensor]
+    elastic: ElasticModel,
+    intervals: Sequence[int],
+    share: float,
+    read: Callable[[], object],
+    score: Callable[[int], Tensor],
 ) -> Selection:
     """Let a model take as many steps as a prompt is predicted to need.
 
@@ -56,8 +60,8 @@ def with_step_selection(
             more.
         intervals: between the steps that run, rising; two or more.
         share: of the steps that run, on average over the prompts.
-        draw: draws all prompts with the pipeline as it stands, at this interval, and scores the images in 0..1, (N,).
-            It may draw them several times over, always in their order: then the scores are means.
+        read: runs the pipeline once with each of the N prompts, in their order; one step will do.
+        score: what images of them are worth at this interval, 0..1, drawn with the pipeline as it stands, (N,).
 
     Raises:
         ConfigError: one interval leaves no choice, the share lies beyond them, or a score beyond 0..1.
@@ -74,17 +78,19 @@ def with_step_selection(
     selecting.stack.load_state_dict(state, strict=False)  # all but the selector's
     selector = selecting.stack.selector
     assert selector is not None
-    features = torch.empty(0)
-    scores: list[Tensor] = []
+    with forced(selector, intervals[-1]) as seen:
+        read()
+    features = torch.cat(seen).float().cpu()
+    columns: list[Tensor] = []
     for interval in intervals:
-        with forced(selector, interval) as read:
-            scores.append(draw(interval).float().cpu())
-        if not ((scores[-1] >= 0) & (scores[-1] <= 1)).all():
-            raise ConfigError(f"scores of {scores[-1].min():g} to {scores[-1].max():g} came; expected 0 to 1")
-        features = torch.cat(read)[: len(scores[-1])].float().cpu()
+        with forced(selector, interval):
+            columns.append(score(interval).float().cpu())
+    scores = torch.stack(columns, dim=-1)
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ConfigError(f"scores of {scores.min():g} to {scores.max():g} came; expected 0 to 1")
     selector.to("cpu")
-    fit(selector, features, torch.stack(scores, dim=-1))
-    return _described(selecting, selector, features, torch.stack(scores, dim=-1), share)
+    fit(selector, features, scores)
+    return _described(selecting, selector, features, scores, share)
 
 
 def fit(selector: StepSelector, features: Tensor, scores: Tensor) -> None:
