@@ -57,6 +57,9 @@ def test_prompts_that_need_steps_get_them(family: Family, tmp_path: Path) -> Non
         sample_images(pipe, CAPTIONS[:2], [0, 1], settings(4))
         ran = elastic.trace.array("flops")[:, 0] > 0
         assert tuple(ran.sum(axis=0)) == by_kind, share
+    elastic.step_share = 0.2
+    with pytest.raises(ConfigError, match=r"step_share = 0.2; .* 0.25 to 1.00"):
+        sample_images(pipe, CAPTIONS[:2], [0, 1], settings(4))
 
 
 def test_the_mean_share_is_the_one_that_is_asked_for() -> None:

@@ -21,14 +21,13 @@ from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
 from elastic_dit.pruning.base import Progress
 from elastic_dit.pruning.noise_levels import Denoising, Point
+from elastic_dit.pruning.prices import price_of
 from elastic_dit.verbs import reroute
 
 READ = 2
 """The block whose input is read: the first two are always worth running."""
 RIDGE = 30.0
 """Strength of the regression, on features of unit variance."""
-HALVINGS = 40
-"""Of the range that a price is searched in."""
 
 
 class Allocation(NamedTuple):
@@ -146,18 +145,7 @@ def fit(allocator: Allocator, features: Tensor, sigma: Tensor, harm: Tensor) -> 
     predicted = (design @ allocator.weight.double()).float()
     low, high = float(allocator.budgets[0]), float(allocator.budgets[-1])
     for index, wanted in enumerate(torch.linspace(low, high, PRICES).tolist()):
-        allocator.prices[index] = _price(allocator, predicted, wanted)
-
-
-def _price(allocator: Allocator, harm: Tensor, wanted: float) -> float:
-    """The price at which the mean budget is the one that is wanted: it falls as the price rises."""
-    low, high = 0.0, 1.0
-    while _mean(allocator, harm, high) > wanted + 1e-6 and high < 1e6:
-        high *= 2
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _mean(allocator, harm, middle) > wanted else (low, middle)
-    return high
+        allocator.prices[index] = price_of(wanted, lambda price: _mean(allocator, predicted, price))
 
 
 def _mean(allocator: Allocator, harm: Tensor, price: float) -> float:

@@ -17,14 +17,13 @@ from elastic_dit.core.allocation import hats, summary
 from elastic_dit.core.step_selection import PRICES, StepSelector
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
+from elastic_dit.pruning.prices import price_of
 from elastic_dit.verbs import reroute
 
 DECAY = 1e-3
 """Of the squared weights, on features of unit variance, beside the mean cross-entropy."""
 ROUNDS = 300
 """Of L-BFGS, at most: the fit is convex."""
-HALVINGS = 40
-"""Of the range that a price is searched in."""
 FOLDS = 4
 """Parts of the prompts, each scored by what was fitted to the others."""
 
@@ -108,7 +107,11 @@ def fit(selector: StepSelector, features: Tensor, scores: Tensor) -> None:
     predicted = selector.quality(features)
     shares = torch.linspace(float(1 / selector.intervals[-1]), float(1 / selector.intervals[0]), PRICES)
     for index, wanted in enumerate(shares.tolist()):
-        selector.prices[index] = _price(selector, predicted, wanted)
+        selector.prices[index] = price_of(wanted, lambda price: _mean(selector, predicted, price))
+
+
+def _mean(selector: StepSelector, quality: Tensor, price: float) -> float:
+    return float((1 / selector.intervals[selector.best(quality, price)]).mean())
 
 
 @torch.enable_grad()
@@ -173,20 +176,3 @@ def _between(selector: StepSelector, scores: Tensor, share: float) -> float:
 def _chosen(selector: StepSelector, quality: Tensor, share: float) -> Tensor:
     price = hats(selector.place(share), PRICES) @ selector.prices
     return selector.best(quality, float(price))
-
-
-def _price(selector: StepSelector, quality: Tensor, wanted: float) -> float:
-    """The price at which the mean share of steps is the one that is wanted: it falls as the price rises."""
-
-    def mean(price: float) -> float:
-        return float((1 / selector.intervals[selector.best(quality, price)]).mean())
-
-    low, high = -1.0, 1.0
-    while mean(low) < wanted - 1e-6 and low > -1e6:
-        low *= 2
-    while mean(high) > wanted + 1e-6 and high < 1e6:
-        high *= 2
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) > wanted else (low, middle)
-    return high
