@@ -114,9 +114,8 @@ def select_steps(
         selection.elastic.save(output, selection.elastic.weights.dtype)
     if json is not None:
         results = {"taken": selection.taken, "chosen": selection.chosen, "alike": selection.alike}
+        results |= {"right": selection.scores.mean(dim=0).tolist()}
         results |= {"followed": followed(selection.shares, selection.scores, prompts)}
-        samples = {f"every_{each}": column.tolist() for each, column in zip(wanted, selection.scores.T, strict=True)}
-        samples |= {"share": selection.shares.tolist()}
         config = vars(settings) | own | {"intervals": wanted, "share": share}
         config |= {"scenes": len(prompts), "images": images}
         environment = Environment.here(pipe.transformer.device)
@@ -126,7 +125,7 @@ def select_steps(
             environment=environment,
             config=config,
             results=results,
-            samples=samples,
+            samples={"share": selection.shares.tolist()},
         ).write(json)
     for interval, part, score in zip(wanted, selection.taken, selection.scores.mean(dim=0).tolist(), strict=True):
         typer.echo(f"every {interval}. step: {part:.0%} of the prompts; were all at it, {score:.1%} would be right")

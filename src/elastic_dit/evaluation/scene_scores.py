@@ -101,11 +101,18 @@ def followed(spent: Tensor, scores: Tensor, prompts: Sequence[Prompt]) -> dict[s
         spent: on each prompt, (N,).
         scores: of each prompt from the most compute to the least, (N, S).
         prompts: N prompts.
+
+    Returns:
+        Of what is spent with `scene_difficulty`, with `failure` at the most compute, and with the `gain` of the most
+        over the least; and of difficulty with that gain, `difficulty_and_gain`, which asks nothing of who spends.
     """
-    against = {
-        "scene_difficulty": torch.tensor([scene_difficulty(prompt) for prompt in prompts]),
-        "failure": 1 - scores[:, 0],
-        "gain": scores[:, 0] - scores[:, -1],
+    difficulty = torch.tensor([scene_difficulty(prompt) for prompt in prompts])
+    gain = scores[:, 0] - scores[:, -1]
+    pairs = {
+        "scene_difficulty": (spent, difficulty),
+        "failure": (spent, 1 - scores[:, 0]),
+        "gain": (spent, gain),
+        "difficulty_and_gain": (difficulty, gain),
     }
-    found = {name: correlation(spent[None].numpy(), values.numpy()) for name, values in against.items()}
+    found = {name: correlation(one[None].numpy(), other.numpy()) for name, (one, other) in pairs.items()}
     return {name: (one.value, *one.interval) for name, one in found.items()}
