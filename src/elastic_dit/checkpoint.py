@@ -203,6 +203,15 @@ def fingerprint(transformer: nn.Module) -> str:
     return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
+def digest(module: nn.Module) -> str:
+    """Hash of the weights themselves, on whatever device they are."""
+    hashed = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        hashed.update(name.encode())
+        hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
+
+
 def base_name(transformer: Any) -> str:
     """The base model's Hub id or folder name, as diffusers remembers it, or its class."""
     name = str(transformer.config.get("_name_or_path") or type(transformer).__name__)

@@ -58,22 +58,8 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert again.results == result.results
 
     selected, fitted = tmp_path / "selected", tmp_path / "fitted.json"
-    size = (
-        "--steps",
-        4,
-        "--intervals",
-        "1,2",
-        "--share",
-        0.75,
-        "--per-task",
-        2,
-        "--images",
-        2,
-        "--batch",
-        6,
-        "--resolution",
-        32,
-    )
+    size = ("--steps", 4, "--intervals", "1,2", "--share", 0.75, "--per-task", 2, "--images", 2)
+    size += ("--batch", 6, "--resolution", 32)
     common = ("--model", pair[0], "--judge", judge, "--threads", 1)
     outcome = run("select-steps", data / "val", *common, *size, "--output", selected, "--json", fitted)
     assert outcome.code == 0, outcome.err
@@ -90,29 +76,14 @@ def test_it_trains_and_judges(run: Run, pair: tuple[Path, Path], data: Path, tmp
     assert_refused(run("select-steps", data / "val", *common, *size, *other), "other prompts, settings or models")
     kept.write_bytes(b"?")
     assert_refused(run("select-steps", data / "val", *common, *size, "--output", selected), "holds no scores")
-    size = (
-        "--per-task",
-        2,
-        "--steps",
-        4,
-        "--resolution",
-        32,
-        "--batch",
-        6,
-        "--repeats",
-        1,
-        "--in-turn",
-        6,
-        "--shift",
-        1.5,
-    )
+    size = ("--per-task", 2, "--steps", 4, "--resolution", 32, "--batch", 6, "--repeats", 1, "--in-turn", 6)
+    size += ("--shift", 1.5)
     files = ("--output", tmp_path / "by-prompt", "--json", out / "by-prompt.json")
     outcome = run("judge", "images", data / "val", *common, "--adapter", f"{selected}@share=0.5", *size, *files)
     assert outcome.code == 0, outcome.err
-    assert RunRecord.read(out / "by-prompt.json").results["rows"][1]["cost"]["flops_share"] == pytest.approx(
-        0.5, rel=1e-3
-    )
-    assert RunRecord.read(out / "by-prompt.json").config["shift"] == 1.5
+    judged = RunRecord.read(out / "by-prompt.json")
+    assert judged.results["rows"][1]["cost"]["flops_share"] == pytest.approx(0.5, rel=1e-3)
+    assert judged.config["shift"] == 1.5
     refused = run("judge", "images", data / "val", *common, "--adapter", f"{pair[1]}@share=0.5", *size, *files)
     assert_refused(refused, "no intervals to choose from")
 

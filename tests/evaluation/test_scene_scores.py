@@ -1,6 +1,7 @@
 """Scores of scenes are kept as they are drawn, gone on from, and say what compute follows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from PIL import Image
 from elastic_dit.errors import CheckpointError
 from elastic_dit.evaluation.sampling import SampleSettings
 from elastic_dit.evaluation.scene_eval import Found, Prompt
-from elastic_dit.evaluation.scene_scores import SceneScores, followed
+from elastic_dit.evaluation.scene_scores import SceneScores, by_task, followed
 from elastic_dit.training.data.scenes import Background, Scene, SceneObject
 from studies import Subject
 
@@ -84,3 +85,9 @@ def test_what_compute_follows() -> None:
     assert found["failure"][0] < 0
     assert found["scene_difficulty"][0] == pytest.approx(found["difficulty_and_gain"][0])
     assert all(low <= value <= high for value, low, high in found.values())
+
+
+def test_means_by_task() -> None:
+    one, two = PROMPTS[0], PROMPTS[1]._replace(scene=replace(PROMPTS[1].scene, tag="colors"))
+    scores = torch.tensor([[1.0, 0.5], [0.5, 0.0], [0.0, 0.5]])
+    assert by_task(scores, [one, two, one]) == {"counting": [0.5, 0.5], "colors": [0.5, 0.0]}

@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 
 from elastic_dit.baselines import Task, baselines
 from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
 from elastic_dit.bench.flops import forward_flops
 from elastic_dit.bench.race import Progress, silent
-from elastic_dit.checkpoint import WEIGHTS_NAME, read
+from elastic_dit.checkpoint import WEIGHTS_NAME, digest, read
 from elastic_dit.config import CONFIG_NAME
 from elastic_dit.conversions import is_converted, load_converted
 from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
@@ -254,11 +253,7 @@ class Contest:
     @cached_property
     def _model(self) -> str:
         """Hash of the dense weights."""
-        hashed = hashlib.sha256()
-        for name, value in self._dense.state_dict().items():
-            hashed.update(name.encode())
-            hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return hashed.hexdigest()
+        return digest(self._dense)
 
     def _task(self, settings: SampleSettings) -> Task:
         """For baselines that calibrate: on the first prompt, whose image is one of many."""

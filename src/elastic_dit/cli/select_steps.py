@@ -65,9 +65,10 @@ def select_steps(
     with needs_extra("select-steps", "judge"):
         import torch
 
+        from elastic_dit.checkpoint import digest
         from elastic_dit.evaluation.sampling import SampleSettings, sample_images
         from elastic_dit.evaluation.scene_eval import choose_prompts
-        from elastic_dit.evaluation.scene_scores import SceneScores, followed
+        from elastic_dit.evaluation.scene_scores import SceneScores, by_task, followed
         from elastic_dit.evaluation.sprite_detector import DETECTOR, SpriteDetector
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.step_selection import with_step_selection
@@ -98,7 +99,7 @@ def select_steps(
                 setattr(elastic.config, name, value)
         settings = SampleSettings(steps, guidance, resolution, resolution, shift)
         captions = [prompt.caption for prompt in prompts]
-        drawn_by = [model, adapter, elastic.config.model_dump(exclude_defaults=True)]
+        drawn_by = [elastic.config.model_dump(exclude_defaults=True), digest(pipe.transformer), digest(detector)]
         kept = SceneScores(scores or output.with_name(f"{output.name}-scores.safetensors"), prompts, settings, drawn_by)
 
         def read() -> None:
@@ -114,7 +115,7 @@ def select_steps(
         selection.elastic.save(output, selection.elastic.weights.dtype)
     if json is not None:
         results = {"taken": selection.taken, "chosen": selection.chosen, "alike": selection.alike}
-        results |= {"right": selection.scores.mean(dim=0).tolist()}
+        results |= {"right": selection.scores.mean(dim=0).tolist(), "by_task": by_task(selection.scores, prompts)}
         results |= {"followed": followed(selection.shares, selection.scores, prompts)}
         config = vars(settings) | own | {"intervals": wanted, "share": share}
         config |= {"scenes": len(prompts), "images": images}

@@ -28,6 +28,7 @@ class StepSelector(nn.Module):
 
     def __init__(self, dim: int, intervals: Sequence[int]) -> None:
         super().__init__()
+        self.span = 1 / intervals[-1], 1 / intervals[0]
         self.intervals: Tensor
         self.center: Tensor
         self.scale: Tensor
@@ -50,7 +51,7 @@ class StepSelector(nn.Module):
         Raises:
             ConfigError: no mean of the intervals is that share.
         """
-        low, high = float(1 / self.intervals[-1]), float(1 / self.intervals[0])
+        low, high = self.span
         if not low - 1e-6 <= share <= high + 1e-6:
             raise ConfigError(f"step_share = {share:g}; these intervals run {low:.2f} to {high:.2f} of the steps")
         price = hats(self.place(share), PRICES) @ self.prices
@@ -67,5 +68,5 @@ class StepSelector(nn.Module):
 
     def place(self, share: float) -> Tensor:
         """Where a share of steps lies among those that have a price, (1,)."""
-        low, high = 1 / self.intervals[-1], 1 / self.intervals[0]
-        return ((share - low) / (high - low) * (PRICES - 1)).reshape(1)
+        low, high = self.span
+        return torch.tensor([(share - low) / (high - low) * (PRICES - 1)], device=self.prices.device)

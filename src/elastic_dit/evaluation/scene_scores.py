@@ -29,7 +29,7 @@ class SceneScores:
         file: safetensors, with a tensor of 0 and 1 (images, N) for each way to draw them.
         prompts: drawn in their order.
         settings: steps, guidance, size and shift.
-        drawn_by: what else the images depend on, for a file of other images to be noticed.
+        drawn_by: what else the images and their scores depend on, for a file of others to be noticed.
 
     Raises:
         CheckpointError: the file is none of these, or holds scores of other prompts, settings or models.
@@ -92,6 +92,12 @@ class SceneScores:
         temporary = self.file.with_name(f".{self.file.name}.partial")
         save_file(self.right, temporary, metadata={"digest": self.digest})
         temporary.replace(self.file)
+
+
+def by_task(scores: Tensor, prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+    """The mean scores (S,) of each task's prompts, of those of all prompts, (N, S)."""
+    tasks = [prompt.scene.tag for prompt in prompts]
+    return {tag: scores[[task == tag for task in tasks]].mean(dim=0).tolist() for tag in dict.fromkeys(tasks)}
 
 
 def followed(spent: Tensor, scores: Tensor, prompts: Sequence[Prompt]) -> dict[str, tuple[float, float, float]]:

@@ -105,8 +105,7 @@ def fit(selector: StepSelector, features: Tensor, scores: Tensor) -> None:
     x = nn.functional.pad((features - selector.center) / selector.scale, (0, 1), value=1.0).double()
     selector.weight.copy_(_regression(x, scores.double()))
     predicted = selector.quality(features)
-    shares = torch.linspace(float(1 / selector.intervals[-1]), float(1 / selector.intervals[0]), PRICES)
-    for index, wanted in enumerate(shares.tolist()):
+    for index, wanted in enumerate(torch.linspace(*selector.span, PRICES).tolist()):
         selector.prices[index] = price_of(wanted, lambda price: _mean(selector, predicted, price))
 
 
