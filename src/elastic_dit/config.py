@@ -163,7 +163,9 @@ class ElasticConfig(BaseModel):
 
     @model_validator(mode="after")
     def _intervals_rise(self) -> "ElasticConfig":
-        intervals = self.step_intervals
+        intervals, share = self.step_intervals, self.step_share
+        if share < 1 and len(intervals or ()) < 2:
+            raise ValueError(f"step_share chooses among several step_intervals; got {share:g} of {intervals}")
         if intervals is None:
             return self
         if not intervals or intervals[0] < 1 or list(intervals) != sorted(set(intervals)):
@@ -171,6 +173,9 @@ class ElasticConfig(BaseModel):
         for name, value in (("max_forecast", self.max_forecast), ("budget_range", self.budget_range)):
             if value:
                 raise ValueError(f"step_intervals leave whole steps out; they go with no {name}, got {value}")
+        low, high = 1 / intervals[-1], 1 / intervals[0]
+        if len(intervals) > 1 and not low - 1e-6 <= share <= high + 1e-6:
+            raise ValueError(f"step_share = {share:g}; these intervals run {low:.2f} to {high:.2f} of the steps")
         return self
 
     @model_validator(mode="after")

@@ -45,6 +45,7 @@ def test_dense_runs_without_an_adapter(run: Run, pair: tuple[Path, Path], tmp_pa
 def test_bad_input(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     elastic = ("generate", "a cat", "--model", pair[0], "--adapter", pair[1], "--output", tmp_path / "a.png")
     assert_refused(run(*elastic, "--tau", 7), "tau", "7")
+    assert_refused(run(*elastic, "--step-share", 0.5), "step_share", "several step_intervals")
     assert_refused(run(*elastic, "--height", 30, "--steps", 1), "multiples of 4")
     assert_refused(run(*elastic, "--device", "abacus"), "abacus")
     assert_refused(run(*elastic[:-1], tmp_path / "a.docx"), "a.docx", ".png")

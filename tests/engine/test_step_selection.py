@@ -125,6 +125,9 @@ def test_routers_decide_in_the_steps_that_run(tiny: Tiny) -> None:
     [
         ({"step_intervals": (3, 2)}, "rise"),
         ({"step_intervals": (0, 2)}, "rise"),
+        ({"step_intervals": (2, 3), "step_share": 0.6}, "0.33 to 0.50"),
+        ({"step_intervals": (2,), "step_share": 0.5}, "several step_intervals"),
+        ({"step_share": 0.5}, "several step_intervals"),
         ({"step_intervals": (2,), "max_forecast": 1}, "max_forecast"),
         ({"step_intervals": (2,), "budget_range": (0.3, 1.0)}, "budget_range"),
     ],

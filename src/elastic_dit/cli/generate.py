@@ -51,6 +51,10 @@ def generate(
     max_reuse: Annotated[
         int | None, typer.Option(help="How often a residual is reused; 0: never.", show_default=ADAPTERS)
     ] = None,
+    step_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps to run, for an adapter of `select-steps`.", show_default=ADAPTERS),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -63,7 +67,8 @@ def generate(
     settings = {"tau": tau, "delta": delta, "max_reuse": max_reuse}
     checked = {name: value for name, value in settings.items() if value is not None}
     ElasticConfig.of(**checked)  # a bad value is told before minutes of loading, a bad folder too
-    changes = {n: v for n, v in {"speedup": speedup, "budget": budget}.items() if v is not None} | checked
+    turned = {"speedup": speedup, "budget": budget, "step_share": step_share}
+    changes = {name: value for name, value in turned.items() if value is not None} | checked
     if speedup is not None and len(changes) > 1:
         raise ConfigError(f"--speedup sets what --{list(changes)[1].replace('_', '-')} sets; expected one of them")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -69,9 +69,6 @@ def with_step_selection(
         raise ConfigError(f"intervals = {tuple(intervals)} leave no choice; expected two or more, as 2, 3, 4")
     values = elastic.config.model_dump() | {"step_intervals": tuple(intervals), "step_share": share}
     config = ElasticConfig.of(**values)
-    low, high = 1 / intervals[-1], 1 / intervals[0]
-    if not low <= share <= high:
-        raise ConfigError(f"a share of {share:g} of the steps came; these intervals run {low:.2f} to {high:.2f}")
     state = elastic.stack.state_dict()
     selecting = reroute(elastic, config)
     selecting.stack.load_state_dict(state, strict=False)  # all but the selector's
