@@ -28,7 +28,7 @@ def shipped_adapter(name: AdapterName = "emoji-flux-elastic") -> Path:
     Args:
         name: `emoji-flux-elastic` makes routers decide for `emoji-flux`; `emoji-dozen-half` draws in 6 steps what
             `emoji-dozen` does in 8, at half of the FLOPs; `emoji-dozen-budgets` runs it at budgets from 0.3 to 1;
-            `emoji-dozen-converged-half` is as `emoji-dozen-half`, for `emoji-dozen-converged`.
+            `emoji-dozen-converged-half` runs as many of 12 steps of `emoji-dozen-converged` as a prompt needs.
     """
     return _existing(_HERE / name)
 
