@@ -1,13 +1,14 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from elastic_dit.records import RunRecord
 from elastic_dit.training.data.prepare import prepare
 from emoji import EVERYDAY_SPRITES
-from shell import Run, assert_refused
+from shell import Outcome, Run, assert_refused
 
 SPRITES = Path(__file__).parents[1] / "data" / "sprites"
 needs_network = pytest.mark.skipif(
@@ -96,3 +97,29 @@ def test_bad_input(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path
     assert_refused(run(*images, "--judge", tmp_path / "none"), "judge train")
     assert_refused(run("judge", "images", tmp_path / "none", "--output", tmp_path), "none")
     assert_refused(run("judge", "images", data / "test", "--output", tmp_path), "counting")
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+FEW, MANY = RESULTS / "converged-4.json", RESULTS / "converged-long-8.json"
+
+
+def test_rows_of_records_are_drawn_again(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "plot.png"
+    other = RESULTS / "converged-faded-8.json"
+    rows = ("--row", "dense=dense", "--row", "fewer-steps 0.5, guidance 2.5, shift 2=dense")
+    outcome = run("judge", "plot", MANY, other, "--output", file, *rows)
+    assert outcome.code == 0, outcome.err
+    joined = np.array(Image.open(file).convert("RGB"))
+    run("judge", "plot", MANY, other, "--output", file, *rows[:2], "--row", "dense-faded-8, 8 steps, shift 1.5=faded")
+    assert joined.std() > 0 and not np.array_equal(joined, np.array(Image.open(file).convert("RGB")))
+
+
+def test_rows_that_cannot_be_drawn(run: Run, tmp_path: Path) -> None:
+    def plot(*arguments: object) -> Outcome:
+        return run("judge", "plot", *arguments, "--output", tmp_path / "plot.png")
+
+    assert_refused(plot(MANY, "--row", "slow=slow"), "slow", "long-80-from-5")
+    assert_refused(plot(MANY, "--row", "dense"), "NAME=LABEL")
+    assert_refused(plot(MANY, FEW, "--row", "dense=dense"), "4", "8", "same prompts and steps")
+    assert_refused(plot(RESULTS / "selection.json", "--row", "dense=dense"), "selection.json", "judge images")
+    assert not list(tmp_path.iterdir())

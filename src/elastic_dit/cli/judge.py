@@ -177,6 +177,34 @@ def images(
     _leave(record, contest_tables(record), json, markdown)
 
 
+@app.command()
+def plot(
+    records: Annotated[list[Path], typer.Argument(help="Records of `judge images`, of the same prompts.")],
+    output: Annotated[Path, typer.Option(help="The PNG to write.", show_default=False)],
+    row: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=LABEL: a row by its name in the record's table, and what the plot calls it; rows with the same "
+            "label are joined by a line. May be given several times.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Draw quality against compute again, of rows chosen from records: nothing is measured."""
+    with needs_extra("judge plot", "report"):
+        import matplotlib  # noqa: F401
+    from elastic_dit.records import RunRecord
+    from elastic_dit.report.judge_plots import chosen_plot
+
+    labels = [(name, label) for name, _, label in (text.rpartition("=") for text in row)]
+    if bad := [text for text, (name, label) in zip(row, labels, strict=True) if not (name and label)]:
+        raise ConfigError(f"--row {bad[0]}: expected NAME=LABEL, as 'dense=the dense model'")
+    read = [RunRecord.read(file) for file in records]
+    if odd := [file for file, record in zip(records, read, strict=True) if record.kind != "judge"]:
+        raise ConfigError(f"{odd[0]} is not a record of `judge images`")
+    typer.echo(write_bytes(output, chosen_plot(read, labels)))
+
+
 def _leave(record: "RunRecord", tables: "list[Table]", json: Path | None, markdown: Path | None) -> None:
     from elastic_dit.report.judge_tables import judge_markdown
 
