@@ -5,7 +5,7 @@ from PIL import Image
 
 from elastic_dit.cli.app import main
 from elastic_dit.records import RunRecord
-from elastic_dit.report.tables import compute_table, headline, latency_table
+from elastic_dit.report.demo_tables import compute_table, headline, latency_table
 from emoji import STEPS
 from shell import Run, assert_refused
 

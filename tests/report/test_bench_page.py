@@ -8,7 +8,8 @@ from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
 from elastic_dit.report.bench_bars import bars
 from elastic_dit.report.bench_page import bench_page, environments, headline
-from elastic_dit.report.bench_tables import by_name, tables
+from elastic_dit.report.bench_tables import tables
+from elastic_dit.report.bench_words import by_name
 
 
 class Reader(HTMLParser):

@@ -2,8 +2,9 @@ import pytest
 
 from elastic_dit.errors import UnknownNameError
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import by_name, markdown, size_of, tables
-from elastic_dit.report.tables import Table, percent, seconds, times
+from elastic_dit.report.bench_tables import markdown, tables
+from elastic_dit.report.bench_words import by_name
+from elastic_dit.report.tables import Table, percent, seconds, size_of, times
 
 
 def _columns(table: Table, row: str) -> dict[str, str]:

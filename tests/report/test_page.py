@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import pytest
 
 from elastic_dit.bench.compare import Comparison
+from elastic_dit.report.demo_tables import compute_table, environment_table, headline, latency_table
 from elastic_dit.report.page import demo_page
-from elastic_dit.report.tables import compute_table, environment_table, headline, latency_table
 
 
 @pytest.fixture(scope="module")

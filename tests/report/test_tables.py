@@ -1,16 +1,8 @@
 import pytest
 
 from elastic_dit.bench.compare import Comparison
-from elastic_dit.report.tables import (
-    compute_table,
-    environment_table,
-    headline,
-    latency_table,
-    number,
-    percent,
-    seconds,
-    times,
-)
+from elastic_dit.report.demo_tables import compute_table, environment_table, headline, latency_table
+from elastic_dit.report.tables import number, percent, seconds, times
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def report(
         from elastic_dit.records import RunRecord
         from elastic_dit.report.bench_bars import bars
         from elastic_dit.report.bench_page import bench_page, figures
-        from elastic_dit.report.bench_tables import table_markdown
+        from elastic_dit.report.tables import table_markdown
     read = [RunRecord.read(file) for file in records]
     write_bytes(output, bench_page(read).encode())
     if plots is not None:

@@ -110,7 +110,7 @@ def _write(comparison: "Comparison", output: Path) -> Path:
 def _print(comparison: "Comparison", page: Path) -> None:
     from rich.console import Console
 
-    from elastic_dit.report.tables import compute_table, headline, latency_table
+    from elastic_dit.report.demo_tables import compute_table, headline, latency_table
 
     print_table(latency_table(comparison.record))
     print_table(compute_table(comparison.record))

@@ -5,9 +5,8 @@ from typing import Any
 
 from elastic_dit.records import RunRecord
 from elastic_dit.report.bench_plots import GRID, bare
-from elastic_dit.report.bench_tables import table_markdown, where
 from elastic_dit.report.plots import INK, png_bytes
-from elastic_dit.report.tables import NONE, Table
+from elastic_dit.report.tables import NONE, Table, table_markdown, where
 
 BLUE, GREY = "#2b6cb0", "#a0aec0"
 

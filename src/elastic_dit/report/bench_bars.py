@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import ALL_OPEN, CACHE, COMPILED, LATE, by_name
+from elastic_dit.report.bench_words import ALL_OPEN, CACHE, COMPILED, LATE, by_name
 from elastic_dit.report.tables import NONE, Table
 
 NOT_MEASURED = "not measured"

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from elastic_dit.records import RunRecord
 from elastic_dit.report.bench_bars import bars, on_gpu
 from elastic_dit.report.bench_plots import scaling_plot, share_plot, timeline_plot
-from elastic_dit.report.bench_tables import ALL_OPEN, CACHE, COMPILED, by_name, tables, where
+from elastic_dit.report.bench_tables import tables
+from elastic_dit.report.bench_words import ALL_OPEN, CACHE, COMPILED, by_name
 from elastic_dit.report.page import data_uri, template
-from elastic_dit.report.tables import Table
+from elastic_dit.report.tables import Table, where
 
 
 class Figure(NamedTuple):

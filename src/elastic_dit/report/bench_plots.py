@@ -7,10 +7,12 @@ import numpy as np
 
 from elastic_dit.records import RunRecord
 from elastic_dit.report.bench_bars import ALL_OPEN_BAR, on_gpu
-from elastic_dit.report.bench_tables import ALL_OPEN, AXES, CACHE, DENSE, alone, by_name, timeline_step, what_happened
+from elastic_dit.report.bench_tables import AXES
+from elastic_dit.report.bench_words import ALL_OPEN, CACHE, DENSE, by_name, what_happened
 from elastic_dit.report.labels import label_points
 from elastic_dit.report.plots import FAINT, INK, REUSED_COLOR, SKIPPED_COLOR, png_bytes, width_colors
-from elastic_dit.report.tables import seconds
+from elastic_dit.report.speed_tables import timeline_step
+from elastic_dit.report.tables import alone, seconds
 
 OURS, OTHERS = "#2b6cb0", "#b7791f"
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import table_markdown, where
-from elastic_dit.report.tables import NONE, Table
+from elastic_dit.report.tables import NONE, Table, table_markdown, where
 
 
 def loss_tables(record: RunRecord) -> list[Table]:

@@ -4,9 +4,8 @@ import re
 from typing import Any
 
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import table_markdown, where
 from elastic_dit.report.evaluation_tables import model_name
-from elastic_dit.report.tables import NONE, Table, percent, times
+from elastic_dit.report.tables import NONE, Table, percent, table_markdown, times, where
 
 TASKS = {
     "single_object": "single object",

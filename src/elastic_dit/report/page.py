@@ -7,9 +7,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from elastic_dit.records import RunRecord
+from elastic_dit.report.demo_tables import compute_table, environment_table, headline, latency_table
 from elastic_dit.report.plots import enlarged, heat_map
 from elastic_dit.report.routes import extreme_routes
-from elastic_dit.report.tables import compute_table, environment_table, headline, latency_table, number, percent
+from elastic_dit.report.tables import number, percent
 
 
 def demo_page(record: RunRecord, dense: list[Image.Image], elastic: list[Image.Image]) -> str:

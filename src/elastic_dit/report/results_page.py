@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from elastic_dit.records import RunRecord
 from elastic_dit.report.ablation_tables import ablation_plot, ablation_tables
 from elastic_dit.report.bench_page import Figure
-from elastic_dit.report.bench_tables import where
 from elastic_dit.report.evaluation_plots import loss_plot
 from elastic_dit.report.evaluation_tables import loss_tables
 from elastic_dit.report.judge_plots import contest_plot
@@ -13,7 +12,7 @@ from elastic_dit.report.judge_tables import contest_tables, truth_tables
 from elastic_dit.report.page import template
 from elastic_dit.report.study_plots import study_plot
 from elastic_dit.report.study_tables import STUDIES
-from elastic_dit.report.tables import Table
+from elastic_dit.report.tables import Table, where
 
 KINDS = {
     "evaluate": loss_tables,

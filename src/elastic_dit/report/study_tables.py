@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from elastic_dit.records import RunRecord
-from elastic_dit.report.bench_tables import table_markdown, where
 from elastic_dit.report.evaluation_tables import model_name
 from elastic_dit.report.judge_tables import TASKS
-from elastic_dit.report.tables import Table, percent
+from elastic_dit.report.tables import Table, percent, table_markdown, where
 
 CURVES = {
     "delta": "reuse, by δ (K = {max_reuse})",
