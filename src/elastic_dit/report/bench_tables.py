@@ -104,8 +104,8 @@ def _training(record: RunRecord) -> list[Table]:
             f"{setting_of(record)} A step is one forward and one backward pass of all weights, routers included. "
             "Elastic training runs every block and masks what is skipped, so it is no faster. Beside: the run that "
             "“/ dense” compares with. Step: median (lowest–highest); its ratio is to the mean of the dense step before "
-            "and the one after it. Peak memory: weights, gradients and activations. Saved: what is held between the forward "
-            "and the backward pass, the weights apart.",
+            "and the one after it. Peak memory: weights, gradients and activations. Saved: what is held between "
+            "the forward and the backward pass, the weights apart.",
         )
     ]
 
