@@ -14,10 +14,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from elastic_dit.errors import TrainingError
+from elastic_dit.training.batches import Batches
 from elastic_dit.training.config import TrainConfig
-from elastic_dit.training.data.cache import EncodedDataset, Sample, StepBatches, encode
+from elastic_dit.training.data.cache import Sample
 from elastic_dit.training.families.base import Family
-from elastic_dit.training.flow import NoisyBatch, draw, flow_loss
+from elastic_dit.training.flow import NoisyBatch, flow_loss
 from elastic_dit.training.log import RunLog
 from elastic_dit.training.progress import StepProgress
 from elastic_dit.training.samples import save_grid
@@ -28,11 +29,7 @@ SIGMA_BINS = 4
 
 
 class Trainer:
-    """One run of a `TrainConfig`.
-
-    Noise, noise levels and caption dropout of a forward are drawn from a generator seeded by (seed,
-    forward, rank) and the data order is a function of the same, so a checkpoint needs no random state.
-    """
+    """One run of a `TrainConfig`."""
 
     def __init__(self, config: TrainConfig, *, quiet: bool = False) -> None:
         if config.threads:
@@ -49,9 +46,7 @@ class Trainer:
         self.trainee = Trainee(config)
         self.family: Family = self.trainee.family
         self.trainee.pipeline.to(self.accelerator.device)
-        self.train_data = self._encoded(config.data.path)
-        self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
-        self.empty_text: Sample = self.train_data.empty_text(self.accelerator.device)
+        self.batches = Batches(config, self.family, self.accelerator, quiet=self.console.quiet)
         self.trainee.park_encoders()
         module = self.trainee.prepare(list(self._importance_batches()), self.accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -82,7 +77,7 @@ class Trainer:
             TrainingError: the loss is not finite; the message names the last good checkpoint.
         """
         config = self.config
-        batches = self._batches()
+        batches = self.batches.training(self.step)
         opened = RunLog(config.output, self.step) if self.main else _NoLog()
         with opened as log, StepProgress(self.console, config.steps, self.step) as progress:
             while self.step < config.steps:
@@ -90,7 +85,7 @@ class Trainer:
                 progress.advance(values)
                 if self._due(config.log_every):
                     log.write(self.step, values)
-                if self.validation_data is not None and self._due(config.validate_every):
+                if self.batches.validation is not None and self._due(config.validate_every):
                     log.write(self.step, self.validate())
                 if config.sample_prompts and self._due(config.sample_every):
                     self._sample()
@@ -108,7 +103,7 @@ class Trainer:
         self.model.train()
         totals: dict[str, float] = {}
         for micro in range(forwards):
-            generator = self._generator(self.step * forwards + micro)
+            generator = self.batches.generator(self.step * forwards + micro)
             with self.accelerator.accumulate(self.model):
                 loss, values = self._loss(next(batches), generator)
                 if not math.isfinite(values["loss"]):
@@ -135,14 +130,12 @@ class Trainer:
 
     def _loss(self, batch: Sample, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Eq. 17 for one batch: the flow-matching loss and, if elastic, lambda times the budget's."""
-        config = self.config
-        dropped = torch.rand(len(batch["latents"]), generator=generator) < config.flow.caption_dropout
-        batch = self._without_captions(batch, dropped)
-        noisy = draw(self.family.pack(batch["latents"]), config.flow, generator)
-        inputs = self._inputs(batch, noisy.tokens, noisy.sigma)
-        self.trainee.draw_routing(len(dropped), generator, self.step)
+        batch = self.batches.without_captions(batch, generator)
+        noisy = self.batches.noisy(batch, generator)
+        inputs = self.batches.inputs(batch, noisy.tokens, noisy.sigma)
+        self.trainee.draw_routing(len(noisy.sigma), generator, self.step)
         predicted = self.model(**inputs)
-        loss = flow_loss(predicted, noisy, config.flow).mean()
+        loss = flow_loss(predicted, noisy, self.config.flow).mean()
         values = {"loss": float(loss.detach())}
         loss = loss + self.trainee.distillation(predicted, inputs, values)
         if budget := self.trainee.budget_loss(self.step):
@@ -153,18 +146,14 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Flow loss of the averaged weights on fixed batches and noise, overall and by noise level."""
-        assert self.validation_data is not None
+        assert self.batches.validation is not None
         self.model.eval()
         self.trainee.default_budget()
-        batches = StepBatches(len(self.validation_data), self.config.batch_size, seed=0)
         errors: list[Tensor] = []
         sigmas: list[Tensor] = []
         with self._averaged():
-            for forward, indices in zip(range(self.config.validation_batches), batches, strict=False):
-                batch = self.validation_data.batch(indices, self.accelerator.device)
-                generator = torch.Generator().manual_seed(forward)
-                noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
-                predicted = self.model(**self._inputs(batch, noisy.tokens, noisy.sigma))
+            for batch, noisy in self.batches.fixed(self.batches.validation, self.config.validation_batches, seed=0):
+                predicted = self.model(**self.batches.inputs(batch, noisy.tokens, noisy.sigma))
                 errors.append(flow_loss(predicted, noisy, self.config.flow).cpu())
                 sigmas.append(noisy.sigma.cpu())
         error, sigma = torch.cat(errors), torch.cat(sigmas)
@@ -186,7 +175,7 @@ class Trainer:
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         assert self.trainee.elastic is not None
         with self._averaged():
-            self.model(**self._inputs(batch, (clean + noise) / 2, middle))
+            self.model(**self.batches.inputs(batch, (clean + noise) / 2, middle))
         return {f"validation/sigma_0.5/{k}": v for k, v in self.trainee.elastic.routing_logs().items()}
 
     def save_checkpoint(self) -> Path:
@@ -244,46 +233,10 @@ class Trainer:
             save_grid(images, self.config.output / "samples" / f"step-{self.step:07d}.png")
         self.accelerator.wait_for_everyone()
 
-    def _encoded(self, path: str) -> EncodedDataset:
-        with self.accelerator.main_process_first():
-            return encode(self.family, self.config.data, path, quiet=self.console.quiet)
-
-    def _batches(self) -> Iterator[Sample]:
-        sampler = StepBatches(
-            len(self.train_data),
-            self.config.batch_size,
-            seed=self.config.seed,
-            start=self.step * self.config.gradient_accumulation_steps,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-        return (self.train_data.batch(indices, self.accelerator.device) for indices in sampler)
-
     def _importance_batches(self) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
         """Transformer inputs of a few training batches and what they were made from, the same on every rank."""
-        sampler = StepBatches(len(self.train_data), self.config.batch_size, seed=self.config.seed + 1)
-        for forward, indices in zip(range(self.config.importance_batches), sampler, strict=False):
-            batch = self.train_data.batch(indices, self.accelerator.device)
-            generator = torch.Generator().manual_seed(forward)
-            noisy = draw(self.family.pack(batch["latents"]), self.config.flow, generator)
-            yield self._inputs(batch, noisy.tokens, noisy.sigma), noisy
-
-    def _without_captions(self, batch: Sample, dropped: Tensor) -> Sample:
-        """The batch with the empty caption where `dropped` (B,) is true."""
-        dropped = dropped.to(self.accelerator.device)
-        texts = {
-            name: torch.where(dropped.view(-1, *[1] * empty.ndim), empty, batch[name])
-            for name, empty in self.empty_text.items()
-        }
-        return batch | texts
-
-    def _inputs(self, batch: Sample, tokens: Tensor, sigma: Tensor) -> dict[str, Any]:
-        text = {name.removeprefix("text."): value for name, value in batch.items() if name.startswith("text.")}
-        return self.family.inputs(tokens, sigma, text, batch["latents"].shape)
-
-    def _generator(self, forward: int) -> torch.Generator:
-        seed = (self.config.seed * 1_000_003 + forward) * 1_009 + self.accelerator.process_index
-        return torch.Generator().manual_seed(seed % 2**63)
+        few = self.batches.fixed(self.batches.train, self.config.importance_batches, self.config.seed + 1)
+        return ((self.batches.inputs(batch, noisy.tokens, noisy.sigma), noisy) for batch, noisy in few)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
