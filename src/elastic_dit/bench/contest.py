@@ -1,10 +1,8 @@
 """Ways to make images, one after the other on one pipeline: the images, the FLOPs, and the time beside dense."""
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +10,20 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from elastic_dit.baselines import Task, baselines
-from elastic_dit.bench.entries import OF_ROUTERS, Entry, Wish
+from elastic_dit.baselines import baselines
+from elastic_dit.bench.entries import Entry, Wish
+from elastic_dit.bench.entry_pipeline import EntryPipeline
 from elastic_dit.bench.flops import forward_flops
 from elastic_dit.bench.race import Progress, silent
 from elastic_dit.checkpoint import WEIGHTS_NAME, digest, read
 from elastic_dit.config import CONFIG_NAME
-from elastic_dit.conversions import is_converted, load_converted
+from elastic_dit.conversions import is_converted
 from elastic_dit.conversions.base import CONVERSION_NAME, ROUTES
 from elastic_dit.conversions.base import WEIGHTS_NAME as CONVERTED_NAME
-from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
-from elastic_dit.evaluation.sampling import SampleSettings, sample_images
+from elastic_dit.evaluation.sampling import SampleSettings
 from elastic_dit.evaluation.scene_eval import Prompt
 from elastic_dit.timing import ForwardTimer, spread
-from elastic_dit.verbs import load, restore
 
 ENTRY = "entry.json"
 COUNTED, COUNTED_APART = 12, 120
@@ -73,9 +70,8 @@ class Contest:
     def __post_init__(self) -> None:
         assert self.settings.steps, "a contest needs a number of steps"
         self.pipe.set_progress_bar_config(disable=True)
-        self._dense = copy.deepcopy(self.pipe.transformer)
+        self._pipeline = EntryPipeline(self.pipe, self.settings, self.prompts[:1])
         self._dense_flops = 0
-        self._tasks: dict[SampleSettings, Task] = {}  # with what baselines learned for each
 
     def folder_of(self, entry: Entry) -> Path:
         """Where what is known of an entry is kept."""
@@ -87,12 +83,12 @@ class Contest:
         self._claim(entry, files[0].parent)
         missing = [start for start in range(0, len(files), self.batch) if not _exist(files[start : start + self.batch])]
         if missing:
-            with self._running(entry) as (restart, settings):
+            with self._pipeline.running(entry) as (restart, settings):
                 for start in missing:
                     self.progress(entry.name, start, len(files))
                     restart()
                     some = self.prompts[start : start + self.batch]
-                    made = self._sample(some, settings)
+                    made = self._pipeline.sample(some, settings)
                     for file, image in zip(files[start:], made, strict=False):
                         temporary = file.with_suffix(".partial")
                         image.save(temporary, "PNG")
@@ -107,7 +103,7 @@ class Contest:
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
-        with self._running(entry) as (restart, settings):
+        with self._pipeline.running(entry) as (restart, settings):
             count = COUNTED_APART if _selects_steps(entry) else COUNTED
             share = self._flops(restart, settings, count) / self._flops_of_dense()
             cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
@@ -128,7 +124,7 @@ class Contest:
         def spent(setting: float) -> float:
             if setting not in tried:
                 self.progress(f"tuning {wish.name}", len(tried), 0)
-                with self._running(wish.at(setting)) as (restart, settings):
+                with self._pipeline.running(wish.at(setting)) as (restart, settings):
                     tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
             return tried[setting]
 
@@ -168,15 +164,17 @@ class Contest:
         """Of one image, on average."""
         some = self.prompts[:: max(1, len(self.prompts) // count)][:count]  # of all tasks
         restart()
-        self._sample(some, replace(settings, steps=1))  # the elastic model measures its blocks at its first step
+        self._pipeline.sample(
+            some, replace(settings, steps=1)
+        )  # the elastic model measures its blocks at its first step
         restart()
         with forward_flops(self.pipe.transformer) as counted:
-            self._sample(some, settings)
+            self._pipeline.sample(some, settings)
         return sum(counted) / len(some)
 
     def _flops_of_dense(self) -> float:
         if not self._dense_flops:
-            with self._on(self._dense):
+            with self._pipeline.on(self._pipeline.dense):
                 self._dense_flops = self._flops(lambda: None, self.settings)
         return self._dense_flops
 
@@ -194,78 +192,20 @@ class Contest:
                 before = self._dense_seconds(some)
                 restart()
                 with ForwardTimer(self.pipe.transformer) as timer:
-                    self._sample(some, settings)
+                    self._pipeline.sample(some, settings)
                 own, dense = own + sum(timer.seconds), dense + (before + self._dense_seconds(some)) / 2
             ratios.append(own / dense)
         return spread(ratios[1:])
 
     def _dense_seconds(self, prompts: Sequence[Prompt]) -> float:
-        with self._on(self._dense), ForwardTimer(self._dense) as timer:
-            self._sample(prompts, self.settings)
+        with self._pipeline.on(self._pipeline.dense), ForwardTimer(self._pipeline.dense) as timer:
+            self._pipeline.sample(prompts, self.settings)
         return sum(timer.seconds)
-
-    def _sample(self, prompts: Sequence[Prompt], settings: SampleSettings) -> list[Image.Image]:
-        captions, seeds = [prompt.caption for prompt in prompts], [prompt.seed for prompt in prompts]
-        return sample_images(self.pipe, captions, seeds, settings)
-
-    @contextmanager
-    def _on(self, transformer: Any) -> Iterator[None]:
-        """The pipeline with another transformer."""
-        own = self.pipe.transformer
-        self.pipe.transformer = transformer
-        try:
-            yield
-        finally:
-            self.pipe.transformer = own
-
-    @contextmanager
-    def _running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
-        """The pipeline as the entry has it: what to call before a run, and how to sample."""
-        own = {name: value for name in ("steps", "guidance", "shift") if (value := getattr(entry, name)) is not None}
-        settings = replace(self.settings, **own)
-        if entry.adapter and is_converted(entry.adapter):
-            with self._on(copy.deepcopy(self._dense)):
-                load_converted(self.pipe.transformer, Path(entry.adapter))
-                routes = Path(entry.adapter) / ROUTES
-                yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
-        elif entry.adapter:
-            elastic = load(self.pipe, entry.adapter)
-            try:
-                yield self._set(elastic, entry), settings
-            finally:
-                restore(self.pipe)
-        elif entry.baseline:
-            with self._on(copy.deepcopy(self._dense)):
-                task = self._task(settings)
-                applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, task)
-                steps = settings.steps if applied.steps is None else len(applied.steps)
-                yield applied.restart, replace(settings, steps=steps)
-        else:
-            yield (lambda: None), settings
-
-    def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
-        """The dial as the entry has it; returns what to call before a run."""
-        for name in ("budget", "step_share", *OF_ROUTERS):
-            if (value := getattr(entry, name)) is not None:
-                setattr(elastic, name, value)
-        return elastic.reset
 
     @cached_property
     def _model(self) -> str:
         """Hash of the dense weights."""
-        return digest(self._dense)
-
-    def _task(self, settings: SampleSettings) -> Task:
-        """For baselines that calibrate: on the first prompt, whose image is one of many."""
-        assert settings.steps
-
-        def sample(transformer: Any, restart: Callable[[], None]) -> None:
-            with self._on(transformer):
-                restart()
-                self._sample(self.prompts[:1], settings)
-
-        branches = 1 if settings.guidance == 1 else 2
-        return self._tasks.setdefault(settings, Task(settings.steps, branches, sample))
+        return digest(self._pipeline.dense)
 
 
 def _digest(adapter: Path) -> str:
