@@ -67,9 +67,18 @@ stages:
   trained: {{about: an adapter, run: prune data, makes: {tmp_path}/adapter/elastic_config.json}}
   judged: {{about: its scores, run: judge images data --json {record}, makes: {record}, needs: [trained]}}
 """
-    outcome = run("reproduce", "judged", "--file", stages_file(tmp_path, text), "--page", tmp_path / "page.html")
+    file, page = stages_file(tmp_path, text), tmp_path / "page.html"
+    outcome = run("reproduce", "judged", "--file", file, "--page", page)
     assert outcome.code == 0, outcome.err
-    assert "its scores" in (tmp_path / "page.html").read_text()
+    whole = page.read_text()
+    assert "judged: its scores" in whole
+
+    (tmp_path / "adapter" / "elastic_config.json").unlink()  # what is committed needs no stage to be done
+    outcome = run("reproduce", "--records", record.parent, "--file", file, "--page", page)
+    assert outcome.code == 0 and page.read_text() == whole
+    page.unlink()
+    outcome = run("reproduce", "--records", tmp_path, "--file", file, "--page", page)
+    assert "no record" in outcome.out and not page.exists()
 
 
 def test_a_stage_that_fails_stops_it(run: Run, tmp_path: Path) -> None:
