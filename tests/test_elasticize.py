@@ -139,6 +139,10 @@ class TestSettings:
             elastic.tau = 1.5
         assert elastic.tau == 0.0
 
+    def test_a_misspelt_setting_is_an_error(self, routed_flux: TinyElastic) -> None:
+        with pytest.raises(AttributeError):
+            routed_flux.elastic.guidence_from = 0.5  # type: ignore[attr-defined]
+
     def test_delta_and_k_steer_reuse(self, routed_flux: TinyElastic) -> None:
         elastic, steps = routed_flux.elastic, routed_flux.steps(4, 3)
         rates = []

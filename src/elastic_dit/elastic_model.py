@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,19 @@ class ElasticModel:
     The transformer and its pipeline are used as before. Settings may change between runs.
     """
 
+    __slots__ = (  # so that a misspelt setting is an error
+        "__weakref__",
+        "_engine",
+        "_speedup",
+        "backbone",
+        "calibration",
+        "config",
+        "mean",
+        "stack",
+        "transformer",
+        "weights",
+    )
+
     def __init__(self, transformer: Any, config: ElasticConfig) -> None:
         backbone = backbone_of(transformer)
         blocks = len(backbone.sites(transformer))
@@ -87,11 +100,15 @@ class ElasticModel:
         "1: blocks do what their routers read at the step before: a device waits once a forward, not at every block."
     )
     max_forecast = Dial[int]("How many steps in a row may have their velocity forecast; 0 computes all.")
+    forecast_below = Dial[float]("Noise level below which they may.")
+    forecast_order = Dial[Literal[0, 1]]("0 takes the last velocity again, 1 goes on along the line through two.")
     step_share = Dial[float]("Share of the steps that run, on average over prompts; for several `step_intervals`.")
     guidance_from = Dial[float]("Noise level at which guidance begins; 1 guides from the first step on.")
     max_guidance_reuse = Dial[int](
         "How many steps in a row may take the guidance of an earlier one; 0 runs all branches."
     )
+    guidance_reuse_below = Dial[float]("Noise level below which they may.")
+    guidance_fade = Dial[float]("What is left of that guidance from one such step to the next: 1 holds it, 0 drops it.")
 
     @property
     def budget(self) -> float | list[float]:

@@ -18,7 +18,8 @@ def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -
 
     Args:
         pipe_or_transformer: a diffusers pipeline, or the transformer alone.
-        config: an `ElasticConfig` or the name of a preset.
+        config: an `ElasticConfig`, or the name of one of `elastic_dit.PRESETS`. Without it, the paper's for FLUX,
+            whatever the backbone.
 
     Raises:
         BackboneError: no backbone declares this transformer.
@@ -36,7 +37,8 @@ def reroute(elastic: ElasticModel, config: ElasticConfig) -> ElasticModel:
     """Fresh routers, or another fixed route, on the weights as they are.
 
     Args:
-        elastic: the model so far; its handle is not to be used any more.
+        elastic: the model so far; its handle is not to be used any more, and its calibration, of other routes, is
+            left behind.
         config: of the new one.
     """
     elastic._engine.detach()
@@ -54,7 +56,8 @@ def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
         folder: an adapter folder, or the id of one on the Hub.
 
     Raises:
-        CheckpointError: not an adapter, damaged, or made for another base model.
+        CheckpointError: not an adapter, damaged, or made for a model whose weights have other names or shapes. One
+            that differs in values alone, as a fine-tune does, is not told apart.
     """
     transformer = transformer_of(pipe_or_transformer)
     adapter = checkpoint.read(folder)

@@ -181,7 +181,7 @@ def test_guidance_and_spacing_of_its_own(pipe: Any, folder: Path, tmp_path: Path
     ours = contest(pipe, tmp_path)
     (entry,) = list_rows([f"{folder / 'adapter'}@K=0@steps=2@guidance=2@shift=1.5"], [])[1].runs
     assert entry.name.endswith("adapter, K = 0, 2 steps, guidance 2, shift 1.5")
-    with contest(pipe, tmp_path / "other")._pipeline.running(entry) as (_, settings):
+    with contest(pipe, tmp_path / "other")._pipeline.configured(entry) as (_, settings):
         assert settings == replace(SHORT, steps=2, guidance=2.0, shift=1.5)
         alone = pixels(sample_images(pipe, CAPTIONS[:2], range(2), settings))
     assert (pixels(ours.images(entry))[:2] == alone).all()

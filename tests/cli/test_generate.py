@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elastic_dit.models import shipped_adapter, shipped_model
 from shell import Run, assert_refused
 
 SIZE = ("--height", 32, "--width", 48, "--steps", 3)
@@ -45,6 +46,8 @@ def test_dense_runs_without_an_adapter(run: Run, pair: tuple[Path, Path], tmp_pa
 def test_bad_input(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     elastic = ("generate", "a cat", "--model", pair[0], "--adapter", pair[1], "--output", tmp_path / "a.png")
     assert_refused(run(*elastic, "--tau", 7), "tau", "7")
+    half = ("--model", shipped_model("emoji-dozen"), "--adapter", shipped_adapter("emoji-dozen-half"))
+    assert_refused(run("generate", "a cat", *half, "--tau", 0.6), "--tau", "fixed route")
     assert_refused(run(*elastic, "--step-share", 0.5), "step_share", "several step_intervals")
     assert_refused(run(*elastic, "--height", 30, "--steps", 1), "multiples of 4")
     assert_refused(run(*elastic, "--device", "abacus"), "abacus")

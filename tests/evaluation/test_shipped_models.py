@@ -62,8 +62,8 @@ def test_half_of_the_flops_draw_what_was_asked_for(
     pipe = EmojiFluxPipeline.from_pretrained(shipped_model(name))
     pipe.set_progress_bar_config(disable=True)
     elastic = load(pipe, shipped_adapter(adapter))
-    for key, value in settings.items():
-        setattr(elastic.config, key, value)
+    for dial, value in settings.items():
+        setattr(elastic, dial, value)
     wanted = [prompt for prompt in ("a star", "a tree", "a balloon") for _ in range(4)]
     sampling = SampleSettings(steps=steps, guidance=3.0, height=32, width=32, shift=shift)
     images = sample_images(pipe, wanted, range(len(wanted)), sampling)

@@ -69,7 +69,7 @@ def test_worth_is_what_an_error_does_to_the_image(
     """Where a velocity does not depend on x, errors add up: three steps move the image three times as far as one."""
     elastic, denoising = measured(4)
     forced: list[Plan | None] = [None]
-    monkeypatch.setattr(elastic, "force", forced.append)
+    monkeypatch.setattr(ElasticModel, "force", lambda self, plan: forced.append(plan))
 
     def velocity(self: Denoising, tokens: Tensor, sigma: float, text: object) -> Tensor:
         return torch.full_like(tokens, float(forced[-1] is not None))

@@ -75,7 +75,7 @@ def test_training_starts_at_a_schedule(elastic_values: dict[str, Any]) -> None:
     other = model.transformer.proj_out.weight
     read = [*model.stack.parameters(), *embedder.parameters()]  # routers, and all that they see
     before, start = [parameter.detach().clone() for parameter in read], other.detach().clone()
-    batches = trainer.batches.training(trainer.step)
+    batches = trainer.batches.from_step(trainer.step)
     for _ in range(4):  # the first has a learning rate of 0, and a fresh model passes no gradient on at once
         values = trainer._train_step(batches)
         assert values["keep/open_rate"] == pytest.approx(2 / 3, abs=0.05)
@@ -91,7 +91,7 @@ def test_training_starts_along_a_path(elastic_values: dict[str, Any]) -> None:
     assert trainer.trainee.elastic is not None
     stack = trainer.trainee.elastic.stack
     before = [parameter.detach().clone() for parameter in stack.routers.parameters()]
-    batches = trainer.batches.training(trainer.step)
+    batches = trainer.batches.from_step(trainer.step)
     for _ in range(8):  # a fresh model passes no gradient on at once
         values = trainer._train_step(batches)
         assert 0.555 <= round(values["keep/open_rate"], 4) <= 0.778  # thirds with 1, with 3, with 1 to 3 of 3 blocks

@@ -151,7 +151,7 @@ def test_routers_settle(elastic_values: dict[str, Any]):
     """After `router_steps` the routers stay as they are, without noise, and the backbone goes on learning."""
     elastic = elastic_values["elastic"] | {"decision_noise": 1.0}
     trainer = Trainer(config_of(elastic_values, elastic=elastic, steps=4, router_steps=2), quiet=True)
-    model, batches = trainer.trainee.elastic, trainer.batches.training(trainer.step)
+    model, batches = trainer.trainee.elastic, trainer.batches.from_step(trainer.step)
     assert model is not None
     block = next(iter(trainer.trainee.transformer.parameters()))
     noisy, routers, backbone = [], [], []
@@ -178,7 +178,7 @@ def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict
     Trainer(whole, quiet=True).run()
     broken = config_of(base, output=tmp_path / "broken")
     trainer = Trainer(broken, quiet=True)
-    batches = trainer.batches.training(trainer.step)
+    batches = trainer.batches.from_step(trainer.step)
     for _ in range(4):
         trainer._train_step(batches)
     trainer.save_checkpoint()
@@ -239,7 +239,7 @@ def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
         "import sys, torch\nfrom pathlib import Path\n"
         "from elastic_dit.training.config import TrainConfig\nfrom elastic_dit.training.loop import Trainer\n"
         "trainer = Trainer(TrainConfig.load(Path(sys.argv[1])), quiet=True)\n"
-        "batches = trainer.batches.training(trainer.step)\n"
+        "batches = trainer.batches.from_step(trainer.step)\n"
         "values = [trainer._train_step(batches) for _ in range(4)]\n"
         "rank = trainer.accelerator.process_index\n"
         "state = trainer.accelerator.unwrap_model(trainer.model).state_dict()\n"
@@ -261,7 +261,7 @@ def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
 
 def test_nan_stops_and_names_the_checkpoint(values: dict[str, Any]):
     trainer = Trainer(config_of(values), quiet=True)
-    batches = trainer.batches.training(trainer.step)
+    batches = trainer.batches.from_step(trainer.step)
     trainer._train_step(batches)
     trainer.save_checkpoint()
     with torch.no_grad():

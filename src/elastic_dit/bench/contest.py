@@ -83,7 +83,7 @@ class Contest:
         self._claim(entry, files[0].parent)
         missing = [start for start in range(0, len(files), self.batch) if not _exist(files[start : start + self.batch])]
         if missing:
-            with self._pipeline.running(entry) as (restart, settings):
+            with self._pipeline.configured(entry) as (restart, settings):
                 for start in missing:
                     self.progress(entry.name, start, len(files))
                     restart()
@@ -103,7 +103,7 @@ class Contest:
         self._claim(entry, file.parent)
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
-        with self._pipeline.running(entry) as (restart, settings):
+        with self._pipeline.configured(entry) as (restart, settings):
             count = COUNTED_APART if _selects_steps(entry) else COUNTED
             share = self._flops(restart, settings, count) / self._flops_of_dense()
             cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
@@ -124,7 +124,7 @@ class Contest:
         def spent(setting: float) -> float:
             if setting not in tried:
                 self.progress(f"tuning {wish.name}", len(tried), 0)
-                with self._pipeline.running(wish.at(setting)) as (restart, settings):
+                with self._pipeline.configured(wish.at(setting)) as (restart, settings):
                     tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
             return tried[setting]
 
@@ -174,7 +174,7 @@ class Contest:
 
     def _flops_of_dense(self) -> float:
         if not self._dense_flops:
-            with self._pipeline.on(self._pipeline.dense):
+            with self._pipeline.using(self._pipeline.dense):
                 self._dense_flops = self._flops(lambda: None, self.settings)
         return self._dense_flops
 
@@ -198,7 +198,7 @@ class Contest:
         return spread(ratios[1:])
 
     def _dense_seconds(self, prompts: Sequence[Prompt]) -> float:
-        with self._pipeline.on(self._pipeline.dense), ForwardTimer(self._pipeline.dense) as timer:
+        with self._pipeline.using(self._pipeline.dense), ForwardTimer(self._pipeline.dense) as timer:
             self._pipeline.sample(prompts, self.settings)
         return sum(timer.seconds)
 

@@ -1,4 +1,4 @@
-"""One pipeline that every way to make images has in turn."""
+"""One pipeline that makes images in every way in turn: dense, with an adapter, with a baseline."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +20,17 @@ from elastic_dit.verbs import load, restore
 
 
 class EntryPipeline:
-    """A dense pipeline that is what an entry says while it runs, and dense again after.
+    """Runs one pipeline in turn as dense, with an adapter, or with a baseline; it is dense again after each.
 
     Args:
         pipe: the dense pipeline.
         settings: how to sample where an entry says nothing else.
-        first: what baselines that calibrate may draw.
+        calibration_prompts: what baselines that calibrate may draw.
     """
 
-    def __init__(self, pipe: Any, settings: SampleSettings, first: Sequence[Prompt]) -> None:
-        self.pipe, self.settings, self._first = pipe, settings, first
+    def __init__(self, pipe: Any, settings: SampleSettings, calibration_prompts: Sequence[Prompt]) -> None:
+        self.pipe, self.settings = pipe, settings
+        self._calibration_prompts = calibration_prompts
         self.dense = copy.deepcopy(pipe.transformer)
         self._tasks: dict[SampleSettings, Task] = {}  # with what baselines learned for each
 
@@ -39,7 +40,7 @@ class EntryPipeline:
         return sample_images(self.pipe, captions, seeds, settings)
 
     @contextmanager
-    def on(self, transformer: Any) -> Iterator[None]:
+    def using(self, transformer: Any) -> Iterator[None]:
         """The pipeline with another transformer."""
         own = self.pipe.transformer
         self.pipe.transformer = transformer
@@ -49,31 +50,32 @@ class EntryPipeline:
             self.pipe.transformer = own
 
     @contextmanager
-    def running(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
+    def configured(self, entry: Entry) -> Iterator[tuple[Callable[[], None], SampleSettings]]:
         """The pipeline as the entry has it: what to call before a run, and how to sample."""
         own = {name: value for name in ("steps", "guidance", "shift") if (value := getattr(entry, name)) is not None}
         settings = replace(self.settings, **own)
         if entry.adapter and is_converted(entry.adapter):
-            with self.on(copy.deepcopy(self.dense)):
+            with self.using(copy.deepcopy(self.dense)):
                 load_converted(self.pipe.transformer, Path(entry.adapter))
                 routes = Path(entry.adapter) / ROUTES
-                yield self._set(load(self.pipe, routes), entry) if routes.is_dir() else (lambda: None), settings
+                restart = self._apply_settings(load(self.pipe, routes), entry) if routes.is_dir() else _nothing
+                yield restart, settings
         elif entry.adapter:
             elastic = load(self.pipe, entry.adapter)
             try:
-                yield self._set(elastic, entry), settings
+                yield self._apply_settings(elastic, entry), settings
             finally:
                 restore(self.pipe)
         elif entry.baseline:
-            with self.on(copy.deepcopy(self.dense)):
+            with self.using(copy.deepcopy(self.dense)):
                 task = self._task(settings)
                 applied = baselines[entry.baseline].apply(self.pipe.transformer, entry.setting, task)
                 steps = settings.steps if applied.steps is None else len(applied.steps)
                 yield applied.restart, replace(settings, steps=steps)
         else:
-            yield (lambda: None), settings
+            yield _nothing, settings
 
-    def _set(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
+    def _apply_settings(self, elastic: ElasticModel, entry: Entry) -> Callable[[], None]:
         """The dial as the entry has it; returns what to call before a run."""
         for name in ("budget", "step_share", *OF_ROUTERS):
             if (value := getattr(entry, name)) is not None:
@@ -85,9 +87,13 @@ class EntryPipeline:
         assert settings.steps
 
         def sample(transformer: Any, restart: Callable[[], None]) -> None:
-            with self.on(transformer):
+            with self.using(transformer):
                 restart()
-                self.sample(self._first, settings)
+                self.sample(self._calibration_prompts, settings)
 
         branches = 1 if settings.guidance == 1 else 2
         return self._tasks.setdefault(settings, Task(settings.steps, branches, sample))
+
+
+def _nothing() -> None:
+    """What a model without state needs before a run."""

@@ -24,7 +24,7 @@ def ablate(
     processes: Annotated[int, typer.Option(min=1, help="Processes of a training run.")] = 1,
     train_only: Annotated[bool, typer.Option("--train-only", help="Train, and score another time.")] = False,
     score_only: Annotated[bool, typer.Option("--score-only", help="Score the runs that are done, train none.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write loss by recipe as a PNG.")] = None,
 ) -> None:

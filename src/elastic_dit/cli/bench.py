@@ -36,7 +36,7 @@ Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the routes.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
 Compile = Annotated[bool, typer.Option(help="Also with compiled blocks.")]
-Json = Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")]
+Json = Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")]
 
 

@@ -33,7 +33,7 @@ def evaluate(
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
     seed: Annotated[int, typer.Option(min=0, help="Of noise and noise levels.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write loss against compute as a PNG.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,

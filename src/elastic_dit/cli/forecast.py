@@ -20,7 +20,9 @@ def forecast(
     adapter: Annotated[
         str | None, typer.Option(help="Adapter folder or Hub id to start from.", show_default="the dense model")
     ] = None,
-    budget: Annotated[float, typer.Option(min=0, max=1, help="Share of the dense blocks' FLOPs to spend.")] = 0.5,
+    budget: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the FLOPs that the dense model spends in as many steps.")
+    ] = 0.5,
     dial: Annotated[
         float | None,
         typer.Option(help="Where the dial of an adapter for all budgets is to stand.", show_default="where it stands"),

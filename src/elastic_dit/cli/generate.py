@@ -37,7 +37,9 @@ def generate(
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.", show_default=PIPELINES)] = None,
     speedup: Annotated[
         float | None,
-        typer.Option(help="Over the dense model, as `elastic-dit calibrate` measured it: sets the dial below."),
+        typer.Option(
+            help="Over the dense model, as 1.8: picks the settings below from what `elastic-dit calibrate` measured."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Share of the dense FLOPs, for routers trained on a range of budgets.")
@@ -53,12 +55,16 @@ def generate(
     ] = None,
     step_share: Annotated[
         float | None,
-        typer.Option(help="Share of the steps to run, for an adapter of `select-steps`.", show_default=ADAPTERS),
+        typer.Option(
+            help="Share of the steps to run, on average over prompts; for an adapter of `select-steps`, with as many "
+            "--steps as it was fitted for.",
+            show_default=ADAPTERS,
+        ),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Generate images, elastic, with the shipped model or any diffusers pipeline and its adapter."""
+    """Generate images with the shipped model, or with a text-to-image pipeline of a known backbone and its adapter."""
     from elastic_dit.config import ElasticConfig
     from elastic_dit.evaluation.sampling import SampleSettings, sample_images
     from elastic_dit.verbs import load
@@ -77,6 +83,8 @@ def generate(
     pipe = load_quietly(base, pick_dtype(dtype, where), where)
     pipe.set_progress_bar_config(disable=None)  # tqdm's word for: on a terminal only
     elastic = load(pipe, fitting) if fitting else None
+    if elastic is not None and checked and not len(elastic.routers):
+        raise ConfigError(f"--{next(iter(checked)).replace('_', '-')} turns routers; {fitting} has a fixed route, none")
     for name, value in changes.items():
         setattr(elastic, name, value)
     seeds = [seed + index for index in range(number)]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from elastic_dit.records import RunRecord
     from elastic_dit.report.tables import Table
 
-app = typer.Typer(help="Score images of composed scenes: SceneEval, FD and KD, retrieval, fidelity.")
+app = typer.Typer(help="Score images of composed scenes: SceneEval, Frechet and kernel distance, retrieval, fidelity.")
 
-Json = Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")]
+Json = Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
 
@@ -81,11 +81,8 @@ def images(
         list[str] | None,
         typer.Option(
             help="Adapter; may be given several times. With a `*`, as `runs/noise-*/adapter`, it is one row: the "
-            "trainings of one recipe with several seeds. FOLDER@0.8 is at that budget alone, "
-            "FOLDER@K=3 reuses each residual up to three times, FOLDER@steps=4 takes four steps, FOLDER@tau=0.6 has "
-            "that threshold, FOLDER@lag=1 does what routers read in the step before, FOLDER@guidance=2.5 has that "
-            "guidance scale, FOLDER@shift=1.5 the scheduler's noise levels shifted so, FOLDER@share=0.4 runs "
-            "that share of the steps, by prompt."
+            "trainings of one recipe. Settings may follow it: @0.8 (budget), @steps=4, @guidance=2.5, @shift=1.5, "
+            "@share=0.4 (of the steps, by prompt), @tau=0.6, @K=3 (reuses of a residual), @lag=1 (decision_lag)."
         ),
     ] = None,
     budgets: Annotated[
@@ -113,10 +110,10 @@ def images(
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of one image, each between two dense ones.")] = 7,
     at_once: Annotated[
         int | None,
-        typer.Option(min=2, help="Time so many images at once, too.", show_default="one image alone"),
+        typer.Option(min=2, help="Time a batch of so many, too.", show_default="one image alone"),
     ] = None,
     in_turn: Annotated[
-        int, typer.Option(min=1, help="Images in each timed run of one image: 6 has one of each task in it.")
+        int, typer.Option(min=1, help="Time so many images one after another in each run: 6 has one of each task.")
     ] = 1,
     json: Json = None,
     markdown: Markdown = None,

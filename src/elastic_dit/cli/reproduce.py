@@ -11,23 +11,23 @@ from elastic_dit.cli.setup import needs_extra
 
 def reproduce(
     targets: Annotated[
-        list[str] | None, typer.Argument(metavar="[STAGE]...", help="What to make, with all it needs; `all` is all.")
+        list[str] | None,
+        typer.Argument(metavar="[STAGE]...", help="Stages to run, with all they need; or `all`."),
     ] = None,
     file: Annotated[Path, typer.Option(help="The stages, a YAML file.")] = Path("reproduce.yaml"),
     processes: Annotated[int, typer.Option(min=1, help="Processes of a training run; 2 is fastest on 2 cores.")] = 1,
     page: Annotated[Path, typer.Option(help="Where all results are gathered, an HTML file.")] = Path("results.html"),
     records: Annotated[
         Path | None,
-        typer.Option(
-            help="Make nothing: gather the records that are in this folder, as docs/results of the repository."
-        ),
+        typer.Option(help="Run nothing: build the page from the records in this folder, as docs/results."),
     ] = None,
 ) -> None:
     """Make the project's results again: data, training, pruning and judging, in the order they need.
 
     Without a stage, lists them. What is there already is not made again, and a stage that was stopped goes on where it
     was. Run it where reproduce.yaml is, in a clone of the repository; everything is written below that folder. To see
-    what is committed on one page: `elastic-dit reproduce --records docs/results`.
+    what is committed on one page: `elastic-dit reproduce --records docs/results`. Some trainings took a GPU, and as a
+    whole the chain has not been run: begin with one stage.
     """
     with needs_extra("reproduce", "train"):
         import yaml  # noqa: F401

@@ -20,7 +20,7 @@ def select_steps(
         str | None, typer.Option(help="Adapter folder or Hub id to start from.", show_default="the dense model")
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the sampler, of which each sample runs a part.")] = 12,
-    intervals: Annotated[str, typer.Option(help="Between the steps that run, with commas between.")] = "2,3,4",
+    intervals: Annotated[str, typer.Option(help="2,3,4 lets a prompt run every 2nd, 3rd or 4th step.")] = "2,3,4",
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the steps that run, on average over prompts.")
     ] = 0.333,
@@ -39,7 +39,7 @@ def select_steps(
         Path | None, typer.Option(help="Folder of `judge train`.", show_default="the shipped judge")
     ] = None,
     per_task: Annotated[int, typer.Option(min=2, help="Training scenes of each of the six tasks.")] = 256,
-    images: Annotated[int, typer.Option(min=1, help="Of each scene at each interval.")] = 1,
+    images: Annotated[int, typer.Option(min=1, help="Drawn of each scene at each interval.")] = 1,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -49,7 +49,7 @@ def select_steps(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward.")] = 64,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
-    json: Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")] = None,
     device: Device = None,
     dtype: Dtype = None,

@@ -36,7 +36,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Images in a forward.")]
 Resolution = Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of noise; image i has seed SEED + i.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
-Json = Annotated[Path | None, typer.Option(help="Write every number as a RunRecord.")]
+Json = Annotated[Path | None, typer.Option(help="Write every number as JSON, with command and versions.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")]
 Plot = Annotated[Path | None, typer.Option(help="Write the figure as a PNG.")]
 

@@ -1,4 +1,4 @@
-"""Which steps a prompt needs, fitted to how good its images are with more and fewer of them; nothing is trained.
+"""Fits how many steps a prompt needs to how good such images are with more and with fewer; nothing is trained.
 
 The same prompts are drawn at each interval between the steps that run, and each image is scored. `core.step_selection`
 predicts the scores from the text by logistic regression. N prompts, F features, S intervals.

@@ -11,9 +11,9 @@ LATE, COMPILED = ", a step late", ", compiled"
 """What the names end with of a row whose routers are heard a step later, and of a compiled one."""
 
 SPEED_NOTE = (
-    "Beside: the run that FLOPs and speed-up are compared with. FLOPs: counted as executed, by torch's counter, as a "
-    "share of that run's. Step: time of one denoising step in the transformer, all guidance passes. Predicted: the "
-    "speed-up if time were FLOPs. Realised: the share of it that was measured; above 1, something else than fewer "
+    "Beside: the row that this one is compared with. FLOPs: counted as executed, by torch's counter, as a share of "
+    "that row's. Step: time of one denoising step in the transformer, all guidance passes. Predicted: the speed-up if "
+    "time were FLOPs. Realised: the measured speed-up as a share of the predicted; above 1, something else than fewer "
     "FLOPs helps. The first number of a ratio is its median over the runs at each step, beside the runs of the other "
     "just before and after; the range is of whole runs."
 )

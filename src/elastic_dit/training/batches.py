@@ -17,7 +17,8 @@ class Batches:
     """Encoded samples, on this process' device; B samples of a batch.
 
     Noise, noise levels and caption dropout of a forward are drawn from a generator seeded by (seed,
-    forward, rank) and the data order is a function of the same, so a checkpoint needs no random state.
+    forward, rank), and the data order is a function of the same and of the number of processes: where that stays, a
+    checkpoint needs no random state.
 
     Args:
         config: of the run.
@@ -29,34 +30,34 @@ class Batches:
     def __init__(self, config: TrainConfig, family: Family, accelerator: Accelerator, *, quiet: bool) -> None:
         self.config, self.family, self.accelerator = config, family, accelerator
         self._quiet = quiet
-        self.train = self._encoded(config.data.path)
-        self.validation = self._encoded(config.data.validation) if config.data.validation else None
-        self._empty: Sample = self.train.empty_text(accelerator.device)
+        self.train_data = self._encoded(config.data.path)
+        self.validation_data = self._encoded(config.data.validation) if config.data.validation else None
+        self._empty: Sample = self.train_data.empty_text(accelerator.device)
 
-    def training(self, step: int) -> Iterator[Sample]:
+    def from_step(self, step: int) -> Iterator[Sample]:
         """This rank's batches from an optimiser step on, without an end."""
         order = StepBatches(
-            len(self.train),
+            len(self.train_data),
             self.config.batch_size,
             seed=self.config.seed,
             start=step * self.config.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        return (self.train.batch(indices, self.accelerator.device) for indices in order)
+        return (self.train_data.batch(indices, self.accelerator.device) for indices in order)
 
-    def fixed(self, data: EncodedDataset, count: int, seed: int) -> Iterator[tuple[Sample, NoisyBatch]]:
-        """A few batches with fixed noise, the same on every rank."""
+    def fixed_batches(self, data: EncodedDataset, count: int, seed: int) -> Iterator[tuple[Sample, NoisyBatch]]:
+        """The first `count` batches in the order of `seed`; batch i has the same noise on every rank, at every call."""
         order = StepBatches(len(data), self.config.batch_size, seed=seed)
         for forward, indices in zip(range(count), order, strict=False):
             batch = data.batch(indices, self.accelerator.device)
-            yield batch, self.noisy(batch, torch.Generator().manual_seed(forward))
+            yield batch, self.add_noise(batch, torch.Generator().manual_seed(forward))
 
-    def noisy(self, batch: Sample, generator: torch.Generator) -> NoisyBatch:
+    def add_noise(self, batch: Sample, generator: torch.Generator) -> NoisyBatch:
         """A batch's image tokens with noise on them."""
         return draw(self.family.pack(batch["latents"]), self.config.flow, generator)
 
-    def without_captions(self, batch: Sample, generator: torch.Generator) -> Sample:
+    def drop_captions(self, batch: Sample, generator: torch.Generator) -> Sample:
         """The batch with the empty caption in place of a share of them."""
         count = len(batch["latents"])
         dropped = torch.rand(count, generator=generator) < self.config.flow.caption_dropout

@@ -77,7 +77,7 @@ class Trainer:
             TrainingError: the loss is not finite; the message names the last good checkpoint.
         """
         config = self.config
-        batches = self.batches.training(self.step)
+        batches = self.batches.from_step(self.step)
         opened = RunLog(config.output, self.step) if self.main else _NoLog()
         with opened as log, StepProgress(self.console, config.steps, self.step) as progress:
             while self.step < config.steps:
@@ -85,7 +85,7 @@ class Trainer:
                 progress.advance(values)
                 if self._due(config.log_every):
                     log.write(self.step, values)
-                if self.batches.validation is not None and self._due(config.validate_every):
+                if self.batches.validation_data is not None and self._due(config.validate_every):
                     log.write(self.step, self.validate())
                 if config.sample_prompts and self._due(config.sample_every):
                     self._sample()
@@ -130,8 +130,8 @@ class Trainer:
 
     def _loss(self, batch: Sample, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Eq. 17 for one batch: the flow-matching loss and, if elastic, lambda times the budget's."""
-        batch = self.batches.without_captions(batch, generator)
-        noisy = self.batches.noisy(batch, generator)
+        batch = self.batches.drop_captions(batch, generator)
+        noisy = self.batches.add_noise(batch, generator)
         inputs = self.batches.inputs(batch, noisy.tokens, noisy.sigma)
         self.trainee.draw_routing(len(noisy.sigma), generator, self.step)
         predicted = self.model(**inputs)
@@ -146,13 +146,15 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Flow loss of the averaged weights on fixed batches and noise, overall and by noise level."""
-        assert self.batches.validation is not None
+        assert self.batches.validation_data is not None
         self.model.eval()
         self.trainee.default_budget()
         errors: list[Tensor] = []
         sigmas: list[Tensor] = []
         with self._averaged():
-            for batch, noisy in self.batches.fixed(self.batches.validation, self.config.validation_batches, seed=0):
+            for batch, noisy in self.batches.fixed_batches(
+                self.batches.validation_data, self.config.validation_batches, seed=0
+            ):
                 predicted = self.model(**self.batches.inputs(batch, noisy.tokens, noisy.sigma))
                 errors.append(flow_loss(predicted, noisy, self.config.flow).cpu())
                 sigmas.append(noisy.sigma.cpu())
@@ -235,7 +237,7 @@ class Trainer:
 
     def _importance_batches(self) -> Iterator[tuple[dict[str, Any], NoisyBatch]]:
         """Transformer inputs of a few training batches and what they were made from, the same on every rank."""
-        few = self.batches.fixed(self.batches.train, self.config.importance_batches, self.config.seed + 1)
+        few = self.batches.fixed_batches(self.batches.train_data, self.config.importance_batches, self.config.seed + 1)
         return ((self.batches.inputs(batch, noisy.tokens, noisy.sigma), noisy) for batch, noisy in few)
 
     def _due(self, every: int) -> bool:
