@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig, elasticize, load, restore
+from elastic_dit.baselines import baselines
 from elastic_dit.bench.contest import Contest
 from elastic_dit.bench.entries import Entry, Wish, list_rows
 from elastic_dit.bench.judged import run_contest
@@ -83,6 +84,13 @@ def test_baselines(pipe: Any, tmp_path: Path) -> None:
     assert ours.cost(cache).flops_share < 0.75
     np.testing.assert_allclose(pixels(ours.images(never)).astype(int), dense, atol=1)
     assert (pixels(contest(pipe, tmp_path / "again").images(DENSE)) == dense).all()  # the pipeline is dense again
+
+
+@pytest.mark.parametrize("name", ["fastercache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"])
+def test_caches_that_a_pipeline_runs(pipe: Any, tmp_path: Path, name: str) -> None:
+    """A pipeline calls both guidance branches, and forgets their states when its run ends."""
+    ours = contest(pipe, tmp_path)
+    assert ours.cost(ours.entry(Wish.read(f"{name}={baselines[name].settings[-1]}"))).flops_share < 1
 
 
 def test_costs(pipe: Any, folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import statistics
 from typing import Any
 
 from diffusers.hooks import MagCacheConfig
-from diffusers.hooks.mag_cache import MagCacheHeadHook
+from diffusers.hooks.mag_cache import MagCacheBlockHook, MagCacheState
+from torch import Tensor
 
 from elastic_dit.baselines.base import Applied, Baseline, Task, baselines
 from elastic_dit.baselines.from_diffusers import enable
@@ -30,11 +31,18 @@ def calibrate(transformer: Any, task: Task) -> list[float]:
     """
     # One step more than a run has: at its last step diffusers would print the ratios and forget them.
     applied = enable(transformer, MagCacheConfig(calibrate=True, num_inference_steps=task.steps + 1))
-    task.sample(transformer, applied.restart)
     registries = [module._diffusers_hook for module in transformer.modules() if hasattr(module, "_diffusers_hook")]
     hooks = [hook for registry in registries for hook in registry.hooks.values()]
-    head = next(hook for hook in hooks if isinstance(hook, MagCacheHeadHook))
-    branches = [state.calibration_ratios for state in head.state_manager._state_cache.values()]
+    tail = next(hook for hook in hooks if isinstance(hook, MagCacheBlockHook) and hook.is_tail)
+    measure, branches = tail._perform_calibration_step, list[list[float]]()
+
+    def keep(state: MagCacheState, residual: Tensor) -> None:  # a pipeline forgets the states when its run ends
+        measure(state, residual)
+        if len(state.calibration_ratios) == 1:
+            branches.append(state.calibration_ratios)
+
+    tail._perform_calibration_step = keep
+    task.sample(transformer, applied.restart)
     transformer.disable_cache()
     return [statistics.fmean(step) for step in zip(*branches, strict=True)]
 
