@@ -86,9 +86,13 @@ def test_baselines(pipe: Any, tmp_path: Path) -> None:
     assert (pixels(contest(pipe, tmp_path / "again").images(DENSE)) == dense).all()  # the pipeline is dense again
 
 
-@pytest.mark.parametrize("name", ["fastercache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"])
+@pytest.mark.parametrize(
+    "name", ["cache-dit", "fastercache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"]
+)
 def test_caches_that_a_pipeline_runs(pipe: Any, tmp_path: Path, name: str) -> None:
     """A pipeline calls both guidance branches, and forgets their states when its run ends."""
+    if name == "cache-dit":
+        pytest.importorskip("cache_dit")
     ours = contest(pipe, tmp_path)
     assert ours.cost(ours.entry(Wish.read(f"{name}={baselines[name].settings[-1]}"))).flops_share < 1
 

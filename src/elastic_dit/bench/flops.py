@@ -9,12 +9,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
+class _Whole:
+    """In place of torch's tracker of modules: the total needs none, and cache-dit's modules contain themselves."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> "_Whole":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
 class Counting(FlopCounterMode):
     """Counts the FLOPs that are really executed; what is compiled runs eagerly meanwhile."""
 
     def __init__(self) -> None:
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter does not know it
         super().__init__(display=False, custom_mapping={attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+        self.mod_tracker = _Whole()
 
     def __enter__(self) -> "Counting":
         self._stance = torch.compiler.set_stance("force_eager")
