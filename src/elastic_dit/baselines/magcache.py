@@ -36,8 +36,8 @@ def calibrate(transformer: Any, task: Task) -> list[float]:
     tail = next(hook for hook in hooks if isinstance(hook, MagCacheBlockHook) and hook.is_tail)
     measure, branches = tail._perform_calibration_step, list[list[float]]()
 
-    def keep(state: MagCacheState, residual: Tensor) -> None:  # a pipeline forgets the states when its run ends
-        measure(state, residual)
+    def keep(state: MagCacheState, current_residual: Tensor) -> None:  # a pipeline forgets the states when its run ends
+        measure(state, current_residual)
         if len(state.calibration_ratios) == 1:
             branches.append(state.calibration_ratios)
 
