@@ -17,7 +17,7 @@ def _package() -> Any:
     try:
         import cache_dit
     except ImportError as error:
-        raise ConfigError("baseline 'cache-dit' needs its package: pip install 'elastic-dit[peers]'") from error
+        raise ConfigError("baseline 'cache-dit' needs its package: it comes with elastic-dit[peers]") from error
     # It prints every setting it finds, through one handler that all its loggers share.
     for handler in logging.getLogger("CACHE_DIT").handlers:
         handler.setLevel(logging.ERROR)

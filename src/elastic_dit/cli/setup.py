@@ -45,7 +45,8 @@ def needs_extra(command: str, extra: str) -> Iterator[None]:
         if error.name is None or error.name.split(".")[0] == "elastic_dit":
             raise
         raise ConfigError(
-            f"`elastic-dit {command}` needs {error.name}, which is not installed: pip install 'elastic-dit[{extra}]'"
+            f"`elastic-dit {command}` needs {error.name}, which is not installed: it comes with elastic-dit[{extra}], "
+            f"in a clone pip install -e '.[{extra}]'"
         ) from error
 
 
