@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elastic_dit.bench.judged import compare
 from elastic_dit.records import RunRecord
 from elastic_dit.training.data.prepare import prepare
 from emoji import EVERYDAY_SPRITES
@@ -112,6 +113,21 @@ def test_rows_of_records_are_drawn_again(run: Run, tmp_path: Path) -> None:
     joined = np.array(Image.open(file).convert("RGB"))
     run("judge", "plot", MANY, other, "--output", file, *rows[:2], "--row", "dense-faded-8, 8 steps, shift 1.5=faded")
     assert joined.std() > 0 and not np.array_equal(joined, np.array(Image.open(file).convert("RGB")))
+
+
+def test_a_row_is_compared_with_the_others(run: Run) -> None:
+    """From the samples comes what the record says of its own pairs."""
+    outcome = run("judge", "compare", MANY, "long-80-from-5, 5 steps, guidance 3")
+    assert outcome.code == 0, outcome.err
+    record = RunRecord.read(MANY)
+    pairs = compare(record, 5)
+    assert [pair["second"] for pair in pairs] == [0, 1, 2, 3, 4, 6, 7]
+    (own,) = (pair for pair in record.results["pairs"] if (pair["first"], pair["second"]) == (4, 5))
+    (again,) = (pair for pair in compare(record, 4) if pair["second"] == 5)
+    for name, value in own.items():
+        assert again[name] == pytest.approx(value), name
+    assert_refused(run("judge", "compare", MANY, "slow"), "slow", "long-80-from-5")
+    assert_refused(run("judge", "compare", RESULTS / "selection.json", "dense"), "judge images")
 
 
 def test_rows_that_cannot_be_drawn(run: Run, tmp_path: Path) -> None:

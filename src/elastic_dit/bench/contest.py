@@ -164,9 +164,7 @@ class Contest:
         """Of one image, on average."""
         some = self.prompts[:: max(1, len(self.prompts) // count)][:count]  # of all tasks
         restart()
-        self._pipeline.sample(
-            some, replace(settings, steps=1)
-        )  # the elastic model measures its blocks at its first step
+        self._pipeline.sample(some, replace(settings, steps=1))  # an elastic model measures its blocks at its first
         restart()
         with forward_flops(self.pipe.transformer) as counted:
             self._pipeline.sample(some, settings)

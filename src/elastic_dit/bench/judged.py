@@ -71,6 +71,25 @@ def run_contest(contest: Contest, rows: Sequence[Row], judge: Judge, command: st
     )
 
 
+def compare(record: RunRecord, first: int) -> list[dict[str, Any]]:
+    """One row of a record less each of the others, from its samples: see `evaluation.judge.difference`.
+
+    Args:
+        record: of `run_contest`.
+        first: which row.
+    """
+    rows = record.results["rows"]
+
+    def samples(run: str) -> Scored:
+        start = f"{run}/"
+        named = record.samples.items()
+        return Scored({}, {name.removeprefix(start): list(each) for name, each in named if name.startswith(start)})
+
+    runs = [[samples(run["name"]) for run in row["runs"]] for row in rows]
+    others = [second for second in range(len(rows)) if second != first]
+    return [{"first": first, "second": second} | difference(runs[first], runs[second]) for second in others]
+
+
 def _scored(contest: Contest, run: Entry, judge: Judge, dense: Sequence[Image.Image] | None) -> Scored:
     """An entry's scores; what this judge has said of these images is read again."""
     images = contest.images(run)

@@ -16,7 +16,7 @@ from elastic_dit.cli.setup import (
     pick_dtype,
     quiet_libraries,
 )
-from elastic_dit.errors import ConfigError
+from elastic_dit.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from elastic_dit.records import RunRecord
@@ -200,6 +200,28 @@ def plot(
     if odd := [file for file, record in zip(records, read, strict=True) if record.kind != "judge"]:
         raise ConfigError(f"{odd[0]} is not a record of `judge images`")
     typer.echo(write_bytes(output, chosen_plot(read, labels)))
+
+
+@app.command()
+def compare(
+    record: Annotated[Path, typer.Argument(help="Record of `judge images`.")],
+    row: Annotated[str, typer.Argument(help="A row, by its name in the record's table.")],
+) -> None:
+    """Compare one row of a record with each of the others, image by image: nothing is measured."""
+    with needs_extra("judge compare", "judge"):
+        import torchmetrics  # noqa: F401
+    from elastic_dit.bench.judged import compare as compared
+    from elastic_dit.records import RunRecord
+    from elastic_dit.report.judge_tables import differences, row_name
+
+    read = RunRecord.read(record)
+    if read.kind != "judge":
+        raise ConfigError(f"{record} is not a record of `judge images`")
+    names = [row_name(each) for each in read.results["rows"]]
+    if row not in names:
+        raise UnknownNameError("row", row, names)
+    for table in differences(f"{row} beside the others", read, compared(read, names.index(row))):
+        print_table(table)
 
 
 def _leave(record: "RunRecord", tables: "list[Table]", json: Path | None, markdown: Path | None) -> None:

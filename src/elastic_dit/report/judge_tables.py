@@ -68,8 +68,8 @@ def contest_tables(record: RunRecord) -> list[Table]:
             "against the dense model's images.",
         ),
         Table("SceneEval by task", ("", *(label for _, label in _known(rows[0]))), tasks, where(record)),
-        *_differences("Beside dense", record, record.results["beside_dense"]),
-        *_differences("At nearly equal compute", record, record.results["pairs"]),
+        *differences("Beside dense", record, record.results["beside_dense"]),
+        *differences("At nearly equal compute", record, record.results["pairs"]),
     ]
 
 
@@ -101,7 +101,8 @@ _ASKED = re.compile(r"( at [0-9.]+)?(, .*)?$")
 _INVERSE = {"median": "median", "min": "max", "max": "min"}
 
 
-def _differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> list[Table]:
+def differences(title: str, record: RunRecord, pairs: list[dict[str, Any]]) -> list[Table]:
+    """Pairs of rows, the first less the second; no table where there are none."""
     if not pairs:
         return []
     names = [row_name(row) for row in record.results["rows"]]
