@@ -2,9 +2,14 @@ from pathlib import Path
 
 import pytest
 
+import elastic_dit
+from elastic_dit.checkpoint import read
 from elastic_dit.cli import stages
 from elastic_dit.cli.stages import Stage, Stages, run_stage
 from elastic_dit.errors import ConfigError, TrainingError, UnknownNameError
+from elastic_dit.models import shipped_adapter
+from elastic_dit.models.loading import load_pipeline
+from elastic_dit.models.weights import shipped_folder
 from shell import Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +55,44 @@ def test_it_makes_what_is_missing_and_only_that(run: Run, file: Path, tmp_path: 
     assert not (tmp_path / "other").exists()
     time = (tmp_path / "data" / "test" / "000000.tar").stat().st_mtime_ns
     again = run("reproduce", "more", "--file", file)
-    assert again.code == 0 and "data: done" in again.err
+    assert again.code == 0 and "nothing to run" in again.err
     assert (tmp_path / "data" / "test" / "000000.tar").stat().st_mtime_ns == time
+
+
+def test_what_only_a_stage_that_is_done_needs_is_not_made(run: Run, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "more" / "test").mkdir(parents=True)
+    (tmp_path / "more" / "test" / "000000.tar").touch()
+    assert run("reproduce", "more", "--file", file).code == 0
+    assert not (tmp_path / "data").exists()
+
+
+def test_models_that_ship_take_the_place_of_training(run: Run, tmp_path: Path) -> None:
+    """The adapter as training left it: it loads, and neither guidance nor steps are what later stages chose."""
+    text = f"""
+stages:
+  data: {{about: pairs, run: data prepare none, makes: {tmp_path}/none}}
+  dense:
+    about: a model
+    run: train none
+    makes: {tmp_path}/model/model_index.json
+    needs: [data]
+    ships: emoji-dozen-converged
+  half:
+    about: an adapter
+    run: ablate none
+    makes: {tmp_path}/half/elastic_config.json
+    needs: [dense]
+    ships: emoji-dozen-converged-half
+"""
+    outcome = run("reproduce", "half", "--shipped", "--file", stages_file(tmp_path, text))
+    assert outcome.code == 0, outcome.err
+    assert "emoji-dozen-converged-half" in outcome.err and "nothing to run" in outcome.err
+    shipped = read(shipped_adapter("emoji-dozen-converged-half"))
+    assert shipped.config.step_intervals and shipped.config.max_guidance_reuse
+    pipe = load_pipeline(tmp_path / "model")
+    config = elastic_dit.load(pipe, tmp_path / "half").config
+    assert config.step_intervals is None and config.max_guidance_reuse == 0 and config.step_share == 1
+    assert config.route == shipped.config.route and config.route is not None
 
 
 def test_records_are_gathered_and_adapters_are_not(run: Run, tmp_path: Path) -> None:
@@ -136,3 +177,21 @@ def test_our_own_stages() -> None:
         assert words[0] in commands
         for word in words:
             assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+        assert stage.ships is None or shipped_folder(stage.ships).is_dir()
+
+
+def test_our_own_stages_need_what_they_read() -> None:
+    """Data and dense models, by name: below a stage that is done nothing else is made."""
+    ours = Stages.read(ROOT / "reproduce.yaml").stages
+    for name, stage in ours.items():
+        known = {need: ours[need].makes for need in stage.needs}
+        for word in stage.run.split():
+            if (
+                word.startswith("data/")
+                and not word.startswith("data/cache")
+                and "data prepare " + word not in stage.run
+            ):
+                folder = Path(*Path(word).parts[:2])
+                assert any(made.is_relative_to(folder) for made in known.values()), (name, word)
+            if word.startswith("runs/") and word.endswith("/model"):
+                assert Path(word) / "model_index.json" in known.values(), (name, word)

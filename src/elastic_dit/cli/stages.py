@@ -27,7 +27,9 @@ class Stage(BaseModel):
     makes: Path
     """A file that is there when it is done, and only then."""
     needs: list[str] = Field(default_factory=list)
-    """Stages that come first."""
+    """Stages that come first, among them all whose files it reads."""
+    ships: str | None = None
+    """The folder of `elastic_dit.models.weights` that holds what it made once: `--shipped` copies that."""
 
     @property
     def done(self) -> bool:
@@ -73,8 +75,8 @@ class Stages(BaseModel):
         except ValidationError as error:
             raise ConfigError(f"{file}: {explain(error, cls)}") from error
 
-    def needed(self, targets: Sequence[str]) -> list[str]:
-        """The targets and all that they need, in order.
+    def needed(self, targets: Sequence[str], *, missing: bool = False) -> list[str]:
+        """The targets and all that they need, in order; or what of that is missing: nothing that only the rest needs.
 
         Raises:
             UnknownNameError: no such stage.
@@ -83,10 +85,11 @@ class Stages(BaseModel):
         for target in targets:
             if target not in self.stages:
                 raise UnknownNameError("stage", target, self.stages)
+        left_out = {name for name, stage in self.stages.items() if missing and stage.done}
         for name in reversed(self.stages):
-            if name in wanted:
+            if name in wanted - left_out:
                 wanted.update(self.stages[name].needs)
-        return [name for name in self.stages if name in wanted]
+        return [name for name in self.stages if name in wanted - left_out]
 
 
 def run_stage(name: str, stage: Stage, processes: int) -> None:

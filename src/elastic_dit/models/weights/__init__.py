@@ -19,7 +19,7 @@ def shipped_model(name: ModelName = "emoji-flux") -> Path:
         name: `emoji-flux` draws 42 things at 64 pixels; `emoji-dozen` draws twelve at 32, and counts some of them:
             what methods are compared on. `emoji-dozen-converged` is the latter after nine times as many samples.
     """
-    return _existing(_HERE / name)
+    return shipped_folder(name)
 
 
 def shipped_adapter(name: AdapterName = "emoji-flux-elastic") -> Path:
@@ -30,15 +30,17 @@ def shipped_adapter(name: AdapterName = "emoji-flux-elastic") -> Path:
             `emoji-dozen` does in 8, at half of the FLOPs; `emoji-dozen-budgets` runs it at budgets from 0.3 to 1;
             `emoji-dozen-converged-half` runs as many of 12 steps of `emoji-dozen-converged` as a prompt needs.
     """
-    return _existing(_HERE / name)
+    return shipped_folder(name)
 
 
 def shipped_judge() -> Path:
     """Folder of what scores the emoji model's images, for `elastic-dit judge`."""
-    return _existing(_HERE / "emoji-judge")
+    return shipped_folder("emoji-judge")
 
 
-def _existing(folder: Path) -> Path:
+def shipped_folder(name: str) -> Path:
+    """Any of them by its name."""
+    folder = _HERE / name
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder.name} is not in this installation; expected its folder in elastic_dit.models.weights: "
