@@ -4,7 +4,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from elastic_dit.cli.train import _overrides, _parse
+from elastic_dit.cli.train import _parse
 from shell import Run, assert_refused
 
 
@@ -51,14 +51,3 @@ def test_values_are_read_as_a_person_means_them() -> None:
     assert _parse("compile=true", yaml) == ("compile", True)
     assert _parse("data.path=a=b", yaml) == ("data.path", "a=b")
     assert _parse("adapter=null", yaml) == ("adapter", None)
-
-
-def test_a_change_inside_a_section_keeps_the_rest_of_it() -> None:
-    values = {"steps": 1, "data": {"path": "x", "size": 2}, "elastic": None}
-    changes = [("data.size", 3), ("elastic.rho_g", 0.4), ("elastic.tau", 0.6), ("steps", 5)]
-    assert _overrides(values, changes) == {
-        "data": {"path": "x", "size": 3},
-        "elastic": {"rho_g": 0.4, "tau": 0.6},
-        "steps": 5,
-    }
-    assert values == {"steps": 1, "data": {"path": "x", "size": 2}, "elastic": None}

@@ -7,7 +7,6 @@ import typer
 
 from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
 from elastic_dit.cli.setup import load_quietly, needs_extra
-from elastic_dit.cli.train import read_config
 from elastic_dit.errors import ConfigError
 
 
@@ -39,6 +38,7 @@ def ablate(
         from elastic_dit.cli.stages import run_stage
         from elastic_dit.evaluation.ablation import compare_recipes
         from elastic_dit.evaluation.flow_loss import judge
+        from elastic_dit.training.config import TrainConfig
         from elastic_dit.training.data.cache import encode
         from elastic_dit.training.families.base import family_of
     with needs_extra("ablate", "report"):
@@ -70,7 +70,7 @@ def ablate(
         return
     if converted := [name for name in names if recipes.recipes[name].set.get("conversion")]:
         raise ConfigError(f"recipe {converted[0]} trains a conversion, which is scored by `judge images`: --train-only")
-    config = read_config(recipes.base, recipes.set.items())
+    config = TrainConfig.load(recipes.base, recipes.set.items())
     if config.data.validation is None:
         raise ConfigError(f"{file}: the base config has no data.validation to score on")
     adapters = {run: str(stage.makes.parent) for run, stage in stages.items()}

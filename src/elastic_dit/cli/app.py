@@ -1,5 +1,6 @@
 """`elastic-dit`: the commands, and what the shell sees when something is wrong."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None takes the process's own.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # what they say while they are imported, before `quiet_libraries`
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         code = app(given, "elastic-dit", standalone_mode=False, obj=shlex.join(["elastic-dit", *given]))
     except TrainingError as error:

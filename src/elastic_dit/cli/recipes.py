@@ -5,12 +5,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elastic_dit.cli.stages import Stage
 from elastic_dit.config import explain
 from elastic_dit.errors import ConfigError, UnknownNameError
+from elastic_dit.training.yaml_file import read_yaml
 
 
 class Recipe(BaseModel):
@@ -48,9 +48,7 @@ class Recipes(BaseModel):
             ConfigError: no such file, or not one of recipes.
         """
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text()))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read recipes from {file}: {error}") from error
+            return cls.model_validate(read_yaml(file, "recipes"))
         except ValidationError as error:
             raise ConfigError(f"{file}: {explain(error, cls)}") from error
 

@@ -66,12 +66,10 @@ class Stages(BaseModel):
         Raises:
             ConfigError: no such file, or not one of stages.
         """
-        import yaml
+        from elastic_dit.training.yaml_file import read_yaml
 
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text()))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read stages from {file}: {error}") from error
+            return cls.model_validate(read_yaml(file, "stages"))
         except ValidationError as error:
             raise ConfigError(f"{file}: {explain(error, cls)}") from error
 

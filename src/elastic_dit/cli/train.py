@@ -1,16 +1,12 @@
 """`elastic-dit train`: one run of a YAML config."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from elastic_dit.cli.setup import needs_extra
+from elastic_dit.cli.setup import needs_extra, quiet_libraries
 from elastic_dit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from elastic_dit.training.config import TrainConfig
 
 
 def train(
@@ -28,28 +24,13 @@ def train(
         import tensorboard  # noqa: F401
         import yaml
 
+        from elastic_dit.training.config import TrainConfig
         from elastic_dit.training.loop import Trainer
 
+        quiet_libraries()
         changes = [_parse(text, yaml) for text in change or []]
         changes += [("output", str(output))] * (output is not None) + [("steps", steps)] * (steps is not None)
-        Trainer(read_config(config, changes)).run()
-
-
-def read_config(file: Path, changes: Iterable[tuple[str, Any]]) -> "TrainConfig":
-    """A training config with some of its values changed.
-
-    Args:
-        file: the YAML file.
-        changes: keys, such as `optimizer.learning_rate`, and their values.
-
-    Raises:
-        ConfigError: see `TrainConfig.load`.
-    """
-    import yaml
-
-    from elastic_dit.training.config import TrainConfig
-
-    return TrainConfig.load(file, _overrides(_values(file, yaml), changes))
+        Trainer(TrainConfig.load(config, changes)).run()
 
 
 def _parse(text: str, yaml: Any) -> tuple[str, Any]:
@@ -71,27 +52,3 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _values(config: Path, yaml: Any) -> dict[str, Any]:
-    """What the file says; what is wrong with it is for `TrainConfig.load` to say."""
-    try:
-        values = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _overrides(values: dict[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The top-level entries that change; an entry that changes in part keeps the rest of what the file says."""
-    changed: dict[str, Any] = {}
-    for key, value in changes:
-        path = key.split(".")
-        changed.setdefault(path[0], values.get(path[0]))
-        here: Any = changed
-        for name in path[:-1]:
-            inner = here.get(name)
-            here[name] = dict(inner) if isinstance(inner, dict) else {}
-            here = here[name]
-        here[path[-1]] = value
-    return changed

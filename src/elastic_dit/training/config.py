@@ -1,14 +1,16 @@
 """What a training run is: one YAML file, every key checked."""
 
+import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from elastic_dit.config import ElasticConfig, explain
 from elastic_dit.conversions.base import read_options
 from elastic_dit.errors import ConfigError
+from elastic_dit.training.yaml_file import read_yaml
 
 
 class _Strict(BaseModel):
@@ -172,21 +174,32 @@ class TrainConfig(_Strict):
         return self
 
     @classmethod
-    def load(cls, file: Path, overrides: dict[str, Any] | None = None) -> "TrainConfig":
+    def load(cls, file: Path, changes: Iterable[tuple[str, Any]] = ()) -> "TrainConfig":
         """Read and check a YAML file.
 
+        Args:
+            file: the YAML file.
+            changes: keys whose values are others, such as `optimizer.learning_rate`, with those values.
+
         Raises:
-            ConfigError: the file is missing, is no YAML, or has an unknown key or a bad value.
+            ConfigError: the file is missing, is no YAML, or has an unknown key, a key twice or a bad value.
         """
-        if not file.is_file():
-            raise ConfigError(f"no training config at {file}; expected a YAML file (see configs/)")
+        values = read_yaml(file, "a training config (see configs/)")
         try:
-            values = yaml.safe_load(file.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{file} is not valid YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds a {type(values).__name__}; expected keys and values")
-        try:
-            return cls.model_validate(values | (overrides or {}))
+            return cls.model_validate(_changed(values, changes))
         except ValidationError as error:
             raise ConfigError(f"{file}: {explain(error, cls)}") from error
+
+
+def _changed(values: dict[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values of which some are others; an entry that changes in part keeps the rest."""
+    changed = copy.deepcopy(values)
+    for key, value in changes:
+        *path, last = key.split(".")
+        here = changed
+        for name in path:
+            if not isinstance(here.get(name), dict):
+                here[name] = {}
+            here = here[name]
+        here[last] = value
+    return changed
