@@ -103,7 +103,7 @@ class ElasticConfig(BaseModel):
     others: it must be the one with the prompt."""
     max_guidance_reuse: int = Field(default=0, ge=0)
     """How many steps in a row may run the first guidance branch alone, at the last step's distance from the others; 0:
-    none. Where a pipeline runs both branches in one forward, as SD3's does, nothing is saved."""
+    none. SD3's pipeline runs both in one batch; known to `elasticize` or `load`, it runs them one by one then."""
     guidance_reuse_below: float = Field(default=0.7, gt=0, le=1)
     """Noise level, 0..1, below which they may. Above, where it is decided what the image shows, all is computed."""
     guidance_fade: float = Field(default=1.0, ge=0, le=1)

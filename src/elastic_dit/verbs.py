@@ -1,5 +1,6 @@
 """The verbs: make a transformer elastic, load what makes it so, put it back as it was."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -
     restore(transformer)
     config = preset(config) if isinstance(config, str) else config.model_copy()
     elastic = ElasticModel(transformer, config)
+    if pipe_or_transformer is not transformer:
+        elastic._engine.pipeline = weakref.ref(pipe_or_transformer)
     transformer.__dict__[_HANDLE] = elastic
     return elastic
 
@@ -44,6 +47,7 @@ def reroute(elastic: ElasticModel, config: ElasticConfig) -> ElasticModel:
     elastic._engine.detach()
     fresh = ElasticModel(elastic.transformer, config)
     fresh.weights = elastic.weights
+    fresh._engine.pipeline = elastic._engine.pipeline
     elastic.transformer.__dict__[_HANDLE] = fresh
     return fresh
 
@@ -62,7 +66,7 @@ def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
     transformer = transformer_of(pipe_or_transformer)
     adapter = checkpoint.read(folder)
     checkpoint.check_base(transformer, adapter)
-    elastic = elasticize(transformer, adapter.config)
+    elastic = elasticize(pipe_or_transformer, adapter.config)
     elastic.calibration = adapter.calibration
     try:
         checkpoint.apply(transformer, elastic.stack, elastic.weights, adapter)

@@ -56,6 +56,8 @@ class Backbone:
     """Path of the submodule that returns the timestep embedding (B, D), alone or first in a tuple."""
     timestep_scale: float = 1.0
     """The timestep of pure noise, as the pipeline passes it: timesteps are noise levels 0..1 times this."""
+    guidance_in_one_batch: bool = False
+    """Whether the pipelines run guidance in one forward: the rows without the prompt, then as many with it."""
     text_mask: str | None = None
     """The block argument (B, T_text) that is true on text tokens which are no padding."""
     tiny: Callable[[], tuple[nn.Module, Callable[..., dict[str, Any]]]] | None = None

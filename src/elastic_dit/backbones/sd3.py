@@ -55,6 +55,7 @@ backbones.add(
         ),
         timestep_embedder="time_text_embed",
         timestep_scale=1000.0,
+        guidance_in_one_batch=True,
         tiny=_tiny,
     ),
 )

@@ -1,5 +1,6 @@
 """The engine behind the hooks: one forward at a time, one block at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class Engine:
         self.learning = Learning(config, self.routers)
         self.costs = Costs()
         self.training = False
+        self.pipeline: Callable[[], Any] = lambda: None
+        """The pipeline of the transformer, as far as it is known."""
         self.plan = self.own_plan = None if config.route is None else Plan.static(config.route)
         """What runs in place of the routers' decisions, and what does where nobody forces anything."""
         self.routed_plan = False
@@ -97,6 +100,16 @@ class Engine:
     def cache_bytes(self) -> int:
         """Memory of the stored residuals."""
         return self._run.memory.used if self._run else 0
+
+    def splits(self, arguments: dict[str, Any]) -> bool:
+        """Whether a forward holds both guidance branches in its batch, and each needs one of its own."""
+        config = self.config
+        own = config.max_guidance_reuse > 0 or config.guidance_from < 1 or len(config.step_intervals or ()) > 1
+        if not own or self.training or not self.backbone.guidance_in_one_batch:
+            return False
+        image: Tensor = arguments[IMAGE]
+        without, guided = image[: len(image) // 2], image[len(image) // 2 :]
+        return bool(getattr(self.pipeline(), "do_classifier_free_guidance", False)) and torch.equal(without, guided)
 
     def begin(self, arguments: dict[str, Any], context: str | None) -> None:
         """A forward of the transformer starts."""

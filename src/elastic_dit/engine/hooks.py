@@ -4,12 +4,14 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers.hooks import ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from torch import nn
+from torch import Tensor, nn
 
-from elastic_dit.engine.site import Site
+from elastic_dit.backbones.base import IMAGE
+from elastic_dit.engine.site import Site, take_rows
 
 if TYPE_CHECKING:
     from elastic_dit.engine.engine import Engine
@@ -28,12 +30,26 @@ class RootHook(ModelHook):
         self.state = StateManager(BaseState)  # type: ignore[arg-type]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """The forward, between the engine's begin and, if it fails, its reset."""
-        context = self.state._context
+        """The forward, or one for each guidance branch of its batch."""
+        arguments = dict(zip(self.names, args, strict=False)) | kwargs
+        if not self.engine.splits(arguments):
+            context = self.state._context
+            return self._forward(args, kwargs, arguments, context.name if context else None)
+        rows = torch.arange(len(arguments[IMAGE]))
+        halves = dict(zip(("uncond", "cond"), rows.chunk(2), strict=True))
+        velocities: dict[str, Tensor] = {}
+        for branch in ("cond", "uncond"):  # in the order of the pipelines that run one after the other
+            own = {name: take_rows(value, halves[branch], len(rows)) for name, value in arguments.items()}
+            velocities[branch] = self._forward((), own, own, branch)[0]
+        return _output(torch.cat([velocities[branch] for branch in halves]), arguments)
+
+    def _forward(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], arguments: dict[str, Any], context: str | None
+    ) -> Any:
+        """One forward, between the engine's begin and, if it fails, its reset."""
         start = time.perf_counter()
         try:
-            arguments = dict(zip(self.names, args, strict=False)) | kwargs
-            self.engine.begin(arguments, context.name if context else None)
+            self.engine.begin(arguments, context)
             velocity = self.engine.forecast()
             if velocity is None:
                 forward: Any = self.fn_ref.original_forward
@@ -41,7 +57,7 @@ class RootHook(ModelHook):
                 velocity = self.engine.computed(output[0])
                 if velocity is output[0]:
                     return output
-            return Transformer2DModelOutput(velocity) if arguments.get("return_dict", True) else (velocity,)
+            return _output(velocity, arguments)
         except BaseException:
             self.engine.reset()
             raise
@@ -53,6 +69,11 @@ class RootHook(ModelHook):
         """What diffusers calls when a pipeline is done."""
         self.engine.reset()
         return module
+
+
+def _output(velocity: Tensor, arguments: dict[str, Any]) -> Any:
+    """What the transformer returns."""
+    return Transformer2DModelOutput(velocity) if arguments.get("return_dict", True) else (velocity,)
 
 
 class BlockHook(ModelHook):
