@@ -107,3 +107,17 @@ def test_other_routes_keep_the_pipeline(tiny: Tiny) -> None:
     elastic = reroute(first, first.config.model_copy(update={"max_guidance_reuse": 4, "guidance_reuse_below": 1.0}))
     draw(pipe)
     assert forwards(elastic) == {"cond": [0] * 5, "uncond": [0, 1, 1, 1, 1]}
+
+
+def test_a_third_branch_with_layers_skipped_is_of_the_same_run(tiny: Tiny) -> None:
+    """Skip-layer guidance calls the transformer for the prompt alone, after the batch of both branches."""
+    pipe = pipeline_of(tiny.transformer)
+    guidance = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.7}
+    expected = draw(pipe, **guidance)
+    elastic = make(pipe, tiny)
+    assert torch.equal(draw(pipe, **guidance), expected)
+    assert elastic.trace.branches == [0, "skip_layers"]
+    assert {key[0] for key in elastic.trace} == set(range(STEPS)), "one run of so many steps"
+    elastic.max_guidance_reuse, elastic.guidance_reuse_below = 1, 1.0
+    draw(pipe, **guidance)
+    assert forwards(elastic)["uncond"] == [0, 1, 0, 1, 0]

@@ -121,7 +121,7 @@ class Engine:
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
             self.learning.routed = []
-            self._run, self._branch, self.budgets.unspent = None, Branch("training", None, 0), []
+            self._run, self._branch, self.budgets.unspent = None, Branch("training", None, len(image), 0), []
             return
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         self._run, self._branch = enter(self._run, image.shape, timestep, arguments.get(TEXT), context)
@@ -249,8 +249,8 @@ class Engine:
 
         That is where a plan or routers of the timestep say them, they are uniform and the blocks' costs are known.
         """
-        assert self._run is not None
-        config, step, rows = self.config, self._run.step, self._run.shape[0]
+        assert self._run is not None and self._branch is not None
+        config, step, rows = self.config, self._run.step, self._branch.rows
         if len(self.costs.last) < len(self.sites) or self._run.due is not None:
             return None
         if self.plan is not None and not self._routes:

@@ -34,7 +34,10 @@ class RootHook(ModelHook):
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         if not self.engine.splits(arguments):
             context = self.state._context
-            return self._forward(args, kwargs, arguments, context.name if context else None)
+            name = context.name if context else None
+            if arguments.get("skip_layers") is not None:  # SD3's third branch, which has the prompt as well
+                name = "skip_layers"
+            return self._forward(args, kwargs, arguments, name)
         rows = torch.arange(len(arguments[IMAGE]))
         halves = dict(zip(("uncond", "cond"), rows.chunk(2), strict=True))
         velocities: dict[str, Tensor] = {}

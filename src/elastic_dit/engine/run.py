@@ -28,6 +28,8 @@ class Branch:
     """The cache context's name, or the order of its first appearance."""
     text: Tensor | None
     """Its conditioning, which tells it from the others where no context names it."""
+    rows: int
+    """Samples in each of its forwards."""
     last_step: int
     """The last step it ran at."""
     banks: dict[int, FeatureBank] = field(default_factory=dict[int, FeatureBank])
@@ -49,7 +51,7 @@ class Run:
     """One trip from noise to image of a batch."""
 
     shape: torch.Size
-    """Of the noisy input; another shape is another run."""
+    """Of one sample's noisy input; another shape is another run."""
     timestep: float
     """Of the current step."""
     step: int = 0
@@ -75,8 +77,8 @@ def enter(
 ) -> tuple[Run, Branch]:
     """The run and branch of a forward that is about to start.
 
-    A new run starts where there is none, the shape changed, the timestep went up, this branch has
-    already run at this step (the same call again) or had other conditioning before, or there would be
+    A new run starts where there is none, the shape or the batch changed, the timestep went up, this branch
+    has already run at this step (the same call again) or had other conditioning before, or there would be
     more branches than guidance needs (a one-step model's runs). Otherwise a lower timestep is the next step.
     A branch is known by the pipeline's cache context or, where it sets none, by its conditioning: a
     count of calls would take the first call after an interrupted run for a second branch of it.
@@ -88,19 +90,22 @@ def enter(
         text: conditioning of the forward.
         context: name of the pipeline's cache context, if it sets one.
     """
-    if run is None or shape != run.shape or timestep > run.timestep:
-        run = Run(shape, timestep)
+    rows, sample = shape[0], shape[1:]
+    if run is None or sample != run.shape or timestep > run.timestep:
+        run = Run(sample, timestep)
     elif timestep < run.timestep:
         run.step, run.timestep = run.step + 1, timestep
     branch = _find(run, text, context)
     if branch is None:
-        over = len(run.branches) == MAX_BRANCHES
+        other_batch = context is None and any(known.rows != rows for known in run.branches)
+        over = other_batch or len(run.branches) == MAX_BRANCHES
     else:
-        over = branch.last_step == run.step or (context is not None and not _same(branch.text, text))
+        other_prompt = context is not None and not _same(branch.text, text)
+        over = other_prompt or branch.rows != rows or branch.last_step == run.step
     if over:
-        run, branch = Run(shape, timestep), None
+        run, branch = Run(sample, timestep), None
     if branch is None:
-        branch = Branch(context if context is not None else len(run.branches), text, run.step)
+        branch = Branch(context if context is not None else len(run.branches), text, rows, run.step)
         run.branches.append(branch)
     branch.last_step = run.step
     return run, branch
