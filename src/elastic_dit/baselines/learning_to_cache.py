@@ -18,17 +18,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
 from elastic_dit.backbones.base import backbone_of
 from elastic_dit.baselines.base import Applied, Baseline, Task, baselines
+from elastic_dit.baselines.layer_reuse import EVERY_STEP, check_contexts, reuse_layers
 from elastic_dit.errors import BackboneError, ConfigError
 
 NAME = "learning-to-cache"
-EVERY_STEP = ("norm", "mod")
-"""Parts of the names of a block's submodules that run at every step."""
 ITERATIONS = 8
 """Updates of the betas of a step."""
 LEARNING_RATE = 0.6
@@ -167,53 +164,18 @@ def reused_cells(betas: Tensor, share: float) -> Tensor:
     return reused.view_as(betas)
 
 
-class _Last(BaseState):
-    """What a module returned when it last ran, in one guidance branch."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.step, self.output = -1, None
-
-
-class _ReuseHook(ModelHook):
-    """On the modules of a layer: runs them, but for the steps at which they reuse."""
-
-    _is_stateful = True
-
-    def __init__(self, steps: frozenset[int]) -> None:
-        super().__init__()
-        self.steps = steps
-        self.branches = StateManager(_Last)  # pyright: ignore[reportArgumentType]  a class is meant
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        last: _Last = self.branches.get_state()
-        last.step += 1
-        if last.step not in self.steps:
-            forward: Any = self.fn_ref.original_forward
-            last.output = forward(*args, **kwargs)
-        return last.output
-
-    def reset_state(self, module: nn.Module) -> nn.Module:
-        self.branches.reset()
-        return module
-
-
 def _apply(transformer: Any, setting: float, task: Task) -> Applied:
     if not 0 <= setting <= 1:
         raise ConfigError(f"the share of cells that reuse is {setting}; it must be in [0, 1]")
-    if not hasattr(transformer, "cache_context"):
-        raise BackboneError(f"{NAME} needs diffusers' cache contexts; a {type(transformer).__name__} has none")
+    check_contexts(transformer, NAME)
     if NAME not in task.learned:
         task.learned[NAME] = learn(transformer, task)
     reused = reused_cells(task.learned[NAME], setting)
+    layers: list[tuple[nn.Module, Callable[[int], bool]]] = []
     for layer, column in zip(layers_of(transformer), reused.T.tolist(), strict=True):
         steps = frozenset(2 * row + 1 for row, cell in enumerate(column) if cell)
-        for module in layer:
-            HookRegistry.check_if_exists_or_initialize(module).register_hook(_ReuseHook(steps), NAME)
-    HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
-    return Applied(restart=transformer._reset_stateful_cache)
+        layers += [(module, steps.__contains__) for module in layer]
+    return reuse_layers(transformer, layers, NAME)
 
 
 baselines.add(
