@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_a_record_and_a_table(run: Run, pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     size = ("--samples", 8, "--resolution", 16, "--cache", tmp_path / "cache", "--threads", 1)
     files = ("--json", tmp_path / "out" / "run.json", "--markdown", tmp_path / "out" / "run.md")
-    files = (*files, "--plot", tmp_path / "out" / "run.png", "--images", 3, "--steps", 2)
+    files = (*files, "--plot", tmp_path / "out" / "run.png", "--images", 3, "--steps", 2, "--shift", 2)
     outcome = run("evaluate", data, "--model", pair[0], "--adapter", pair[1], *size, *files)
     assert outcome.code == 0, outcome.err
     record = RunRecord.read(tmp_path / "out" / "run.json")
@@ -28,6 +28,7 @@ def test_it_writes_a_record_and_a_table(run: Run, pair: tuple[Path, Path], data:
     assert f"{dense['loss']:.4f}" in outcome.out
     markdown = (tmp_path / "out" / "run.md").read_text()
     assert f"{elastic['loss']:.4f}" in markdown
+    assert record.config["shift"] == 2
     (images,) = record.results["images"]
     assert f"{images['psnr']:.2f} ±" in markdown
     assert (tmp_path / "out" / "run.png").read_bytes().startswith(b"\x89PNG")

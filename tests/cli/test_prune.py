@@ -113,7 +113,7 @@ def test_a_route_for_every_budget(run: Run, pair: tuple[Path, Path], data: Path,
     assert config.init_path and config.budget_range == (0.3, 1.0) and config.default_budget == 0.6
 
     shared = ("--output", tmp_path / "shared", "--cache", tmp_path / "cache")
-    outcome = run("allocate", data, *size, "--adapter", tmp_path / "out", *shared)
+    outcome = run("allocate", data, *size, "--shift", 2, "--adapter", tmp_path / "out", *shared)
     assert outcome.code == 0, outcome.err
     assert "budgets by step, from the first to the last, where the mean is 60%" in outcome.out
     assert checkpoint.read(tmp_path / "shared").config.allocate_at == 2
@@ -129,6 +129,8 @@ def test_noise_levels_weighed_by_their_images(run: Run, pair: tuple[Path, Path],
     outcome = run("prune", data, *common, *levels, "--budget", 0.6)
     assert outcome.code == 0, outcome.err
     assert "for noise levels 0 to 0.333 (2 of 8 steps, worth " in outcome.out
+    outcome = run("prune", data, *common, *levels, "--shift", 2)
+    assert "for noise levels 0 to 0.333 (1 of 8 steps, worth " in outcome.out
 
     alone = ("--samples", 4, "--steps", 8, "--output", tmp_path / "no")
     assert_refused(run("prune", data, *common, *alone), "--steps", "--levels 2")

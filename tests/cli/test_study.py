@@ -20,9 +20,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("study", "options"),
     [
         ("blocks", ("--levels", "0.75,0.25")),
-        ("routes", ("--steps", 2, "--reuse", "--levels", "0.5")),
+        ("routes", ("--steps", 2, "--shift", 2, "--reuse", "--levels", "0.5")),
         ("allocation", ("--levels", "0.5", "--budgets", "0.3,0.6,1")),
-        ("cache", ("--steps", 2, "--deltas", "0,0.1", "--reuses", "1", "--fixed-delta", 0.2)),
+        ("cache", ("--steps", 2, "--shift", 2, "--deltas", "0,0.1", "--reuses", "1", "--fixed-delta", 0.2)),
     ],
 )
 def test_it_writes_a_record_tables_and_a_figure(
@@ -45,6 +45,8 @@ def test_it_writes_a_record_tables_and_a_figure(
     assert (out / "run.png").read_bytes().startswith(b"\x89PNG")
     if study == "blocks":
         assert record.config["levels"] == [0.25, 0.75]
+    if study in ("routes", "cache"):
+        assert record.config["shift"] == 2
     if study == "cache":
         assert [row["delta"] for row in record.results["rows"]] == [0, 0.1, 0.2, 0, 0]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from elastic_dit.cli.output import ProgressBar
-from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import Device, Dtype, Model, Shift, load_quietly, needs_extra, pick_device, pick_dtype
 
 
 def allocate(
@@ -17,6 +17,7 @@ def allocate(
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps it is meant for.")] = 28,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 runs one branch.")] = 3.0,
     images: Annotated[int, typer.Option(min=2, help="Training captions to denoise.")] = 128,
+    shift: Shift = None,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
@@ -46,7 +47,7 @@ def allocate(
         torch.set_num_threads(threads)
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where, shift))
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=images)
         pairs = encode(family, source, str(data), quiet=True)
         denoising = denoising_of(family, pairs, images, steps, guidance, seed)

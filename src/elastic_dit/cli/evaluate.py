@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from elastic_dit.cli.output import ProgressBar, print_table, write_bytes
-from elastic_dit.cli.setup import Device, Dtype, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import Device, Dtype, Shift, load_quietly, needs_extra, pick_device, pick_dtype
 from elastic_dit.errors import ConfigError
 
 
@@ -30,6 +30,7 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Denoising steps of the images.", show_default="the model's")
     ] = None,
+    shift: Shift = None,
     resolution: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 64,
     cache: Annotated[Path, typer.Option(help="Folder for the encoded pairs.")] = Path("cache"),
     seed: Annotated[int, typer.Option(min=0, help="Of noise and noise levels.")] = 0,
@@ -83,12 +84,12 @@ def evaluate(
             batch=batch,
             seed=seed,
             command=context.obj,
-            config={"data": str(data), "resolution": resolution, "images": images, "steps": steps},
+            config={"data": str(data), "resolution": resolution, "images": images, "steps": steps, "shift": shift},
             progress=bar.show,
         )
         if images:
             prompts = [caption for _, caption in islice(read_pairs("webdataset", str(data)), images)]
-            settings = SampleSettings(steps=steps, height=resolution, width=resolution)
+            settings = SampleSettings(steps=steps, height=resolution, width=resolution, shift=shift)
             family.pipeline.set_progress_bar_config(disable=True)
             common = {"batch": batch, "seed": seed, "progress": bar.show}
             record.results["images"], raw = judge_images(family.pipeline, adapters, chosen, prompts, settings, **common)

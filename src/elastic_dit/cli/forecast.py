@@ -76,7 +76,6 @@ def forecast(
     with needs_extra("forecast", "train"):
         import torch
 
-        from elastic_dit.evaluation.sampling import shifted
         from elastic_dit.pruning.base import unpruned
         from elastic_dit.pruning.forecast import with_forecasts
         from elastic_dit.pruning.noise_levels import denoising_of
@@ -91,9 +90,7 @@ def forecast(
         torch.set_num_threads(threads)
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
-        if shift is not None:
-            family.pipeline.scheduler = shifted(family.pipeline.scheduler, shift)
+        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where, shift))
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=images)
         pairs = encode(family, source, str(data), quiet=True)
         elastic = load(family.pipeline, adapter) if adapter else unpruned(family.pipeline)

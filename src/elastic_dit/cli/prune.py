@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from elastic_dit.cli.output import ProgressBar
-from elastic_dit.cli.setup import Device, Dtype, Model, load_quietly, needs_extra, pick_device, pick_dtype
+from elastic_dit.cli.setup import Device, Dtype, Model, Shift, load_quietly, needs_extra, pick_device, pick_dtype
 from elastic_dit.errors import ConfigError
 
 WEIGHED = 16
@@ -45,6 +45,7 @@ def prune(
         ),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance scale of those steps; 1 runs one branch.")] = 1.0,
+    shift: Shift = None,
     model: Model = None,
     samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Pairs in a forward.")] = 16,
@@ -85,7 +86,7 @@ def prune(
         torch.set_num_threads(threads)
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
-        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where))
+        family = family_of(load_quietly(model or str(shipped_model()), pick_dtype(dtype, where), where, shift))
         batch = min(batch, samples)
         samples = levels * (samples // batch * batch if levels > 1 else samples)
         source = DataConfig(path=str(data), resolution=resolution, cache=cache, limit=samples)

@@ -98,12 +98,17 @@ def pick_dtype(name: str | None, device: "torch.device") -> "torch.dtype":
     return getattr(torch, name)
 
 
-def load_quietly(model: str, dtype: "torch.dtype", device: "torch.device") -> Any:
-    """A pipeline on a device, without the loaders' own progress bars and warnings."""
+def load_quietly(model: str, dtype: "torch.dtype", device: "torch.device", shift: float | None = None) -> Any:
+    """A pipeline on a device, its noise levels shifted, without the loaders' own progress bars and warnings."""
     from elastic_dit.models.loading import load_pipeline
 
     quiet_libraries()
-    return load_pipeline(model, dtype, str(device))
+    pipe = load_pipeline(model, dtype, str(device))
+    if shift is not None:
+        from elastic_dit.evaluation.sampling import shifted
+
+        pipe.scheduler = shifted(pipe.scheduler, shift)
+    return pipe
 
 
 def quiet_libraries() -> None:

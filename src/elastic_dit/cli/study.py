@@ -12,6 +12,7 @@ from elastic_dit.cli.setup import (
     Device,
     Dtype,
     Model,
+    Shift,
     load_quietly,
     model_and_adapter,
     needs_extra,
@@ -82,6 +83,7 @@ def routes(
     adapter: Adapter = None,
     per_task: PerTask = 16,
     steps: Steps = None,
+    shift: Shift = None,
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Draw the images a second time, with the adapter's own delta and K.")
     ] = False,
@@ -109,7 +111,7 @@ def routes(
         from elastic_dit.evaluation.route_study import study_routes
         from elastic_dit.evaluation.sampling import SampleSettings
 
-        settings = SampleSettings(steps=steps, height=resolution, width=resolution)
+        settings = SampleSettings(steps=steps, height=resolution, width=resolution, shift=shift)
         return study_routes(family, adapter, scenes, settings, sigmas, reuse=reuse, **common)
 
     common = Common(context, data, model, per_task, batch, seed, threads, device, dtype, json, markdown, plot)
@@ -124,6 +126,7 @@ def cache(
     adapter: Adapter = None,
     per_task: PerTask = 8,
     steps: Steps = None,
+    shift: Shift = None,
     deltas: Annotated[str, typer.Option(help="Widths of the reuse band.")] = "0,0.02,0.05,0.1,0.15,0.2",
     reuses: Annotated[str, typer.Option(help="Values of K.")] = "1,3,5,10",
     fixed_delta: Annotated[float, typer.Option(min=0, max=1, help="Width of the band while K varies.")] = 0.1,
@@ -150,7 +153,7 @@ def cache(
         from elastic_dit.evaluation.cache_study import study_cache
         from elastic_dit.evaluation.sampling import SampleSettings
 
-        settings = SampleSettings(steps=steps, height=resolution, width=resolution)
+        settings = SampleSettings(steps=steps, height=resolution, width=resolution, shift=shift)
         prompts = [one.prompt for one in scenes]
         return study_cache(family.pipeline, adapter, prompts, settings, widths, counts, fixed_delta, **common)
 
