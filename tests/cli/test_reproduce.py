@@ -202,7 +202,15 @@ def test_with_what_ships_these_train_nothing() -> None:
     ours = Stages.read(ROOT / "reproduce.yaml")
     there = {name: stage.model_copy(update={"makes": ROOT / "reproduce.yaml"}) for name, stage in ours.stages.items()}
     stages = {name: there[name] if stage.ships else stage for name, stage in ours.stages.items()}
-    named = ("few-4", "converged-few-4", "guided-28", "converged-28", "converged-caches-4", "converged-caches-8")
+    named = (
+        "few-4",
+        "converged-few-4",
+        "guided-28",
+        "converged-28",
+        "converged-caches-4",
+        "converged-caches-8",
+        "converged-caches-28",
+    )
     for name in (*named, "routes", "cache"):
         missing = Stages(stages=stages).needed([name], missing=True)
         assert not [need for need in missing if stages[need].run.split()[0] in ("train", "ablate")], name
