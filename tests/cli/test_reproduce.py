@@ -210,6 +210,8 @@ def test_with_what_ships_these_train_nothing() -> None:
         "converged-caches-4",
         "converged-caches-8",
         "converged-caches-28",
+        "dozen-caches-4",
+        "dozen-caches-8",
     )
     for name in (*named, "routes", "cache"):
         missing = Stages(stages=stages).needed([name], missing=True)
