@@ -143,6 +143,10 @@ class TestSettings:
         with pytest.raises(AttributeError):
             routed_flux.elastic.guidence_from = 0.5  # type: ignore[attr-defined]
 
+    def test_the_config_is_turned_not_replaced(self, routed_flux: TinyElastic) -> None:
+        with pytest.raises(AttributeError):
+            routed_flux.elastic.config = ElasticConfig()  # type: ignore[misc]
+
     def test_delta_and_k_steer_reuse(self, routed_flux: TinyElastic) -> None:
         elastic, steps = routed_flux.elastic, routed_flux.steps(4, 3)
         rates = []

@@ -57,7 +57,6 @@ class ElasticModel:
         "_speedup",
         "backbone",
         "calibration",
-        "config",
         "mean",
         "stack",
         "transformer",
@@ -81,7 +80,6 @@ class ElasticModel:
         dim = backbone.dim(transformer)
         self.transformer = transformer
         self.backbone = backbone
-        self.config = config
         self.stack = RouterStack(config, dim, dim, blocks)
         self.mean = GlobalMean()
         self.weights = checkpoint.ChangedWeights()
@@ -92,6 +90,11 @@ class ElasticModel:
         self._engine.attach()
 
     # Settings
+
+    @property
+    def config(self) -> ElasticConfig:
+        """How the routers are built and used; for another one, `elasticize` again."""
+        return self._engine.config
 
     tau = Dial[float]("Threshold: a block is skipped where its keep probability is below.")
     delta = Dial[float]("Width of the band above tau in which stored residuals are reused.")

@@ -9,6 +9,7 @@ from torch import nn
 from elastic_dit import checkpoint
 from elastic_dit.config import ElasticConfig, preset
 from elastic_dit.elastic_model import ElasticModel
+from elastic_dit.engine.offload import refuse_absent_weights
 from elastic_dit.errors import BackboneError
 
 _HANDLE = "_elastic_dit"
@@ -23,10 +24,11 @@ def elasticize(pipe_or_transformer: Any, config: ElasticConfig | str = "flux") -
             whatever the backbone.
 
     Raises:
-        BackboneError: no backbone declares this transformer.
+        BackboneError: no backbone declares this transformer, or its weights are offloaded layer by layer.
         UnknownNameError: no such preset.
     """
     transformer = transformer_of(pipe_or_transformer)
+    refuse_absent_weights(transformer, "make it elastic first, and offload it then")
     restore(transformer)
     config = preset(config) if isinstance(config, str) else config.model_copy()
     elastic = ElasticModel(transformer, config)
@@ -77,10 +79,17 @@ def load(pipe_or_transformer: Any, folder: str | Path) -> ElasticModel:
 
 
 def restore(pipe_or_transformer: Any) -> None:
-    """Undo `elasticize` or `load`: hooks off, replaced weights back. Weights trained in place stay trained."""
+    """Undo `elasticize` or `load`: hooks off, replaced weights back. Weights trained in place stay trained.
+
+    Raises:
+        BackboneError: weights have to be put back, and are offloaded layer by layer.
+    """
     transformer = transformer_of(pipe_or_transformer)
-    elastic: ElasticModel | None = transformer.__dict__.pop(_HANDLE, None)
+    elastic: ElasticModel | None = transformer.__dict__.get(_HANDLE)
     if elastic is not None:
+        if elastic.weights.originals:
+            refuse_absent_weights(transformer, "take that off first, with `pipe.remove_all_hooks()`")
+        del transformer.__dict__[_HANDLE]
         elastic._engine.detach()
         elastic.weights.put_back(transformer)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from elastic_dit import ElasticConfig
 from elastic_dit.backbones import backbones
+from elastic_dit.core.router import RouterOutput
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.site import Site
 from elastic_dit.errors import ConfigError
@@ -99,6 +100,19 @@ def test_a_router_is_asked_before_the_block_before_runs(monkeypatch: pytest.Monk
     for index in range(tiny.blocks):
         expected += [("ask", index + 1)] * (index < last) + [("run", index)]
     assert events == expected
+
+
+def test_an_answer_for_a_block_that_is_skipped_is_no_other_blocks() -> None:
+    """SD3's skip-layer guidance does not call it."""
+    tiny = ahead("sd3")
+    inputs = tiny.inputs(1) | {"skip_layers": [1]}
+    output_of(tiny.transformer, inputs)
+    said = tiny.elastic.trace.array("keep_prob", "skip_layers")[0, 2, 0]
+    own: list[RouterOutput] = []
+    tiny.elastic.routers[2].register_forward_hook(lambda _, __, output: own.append(output))
+    tiny.elastic.train_mode()
+    tiny.transformer(**inputs)
+    assert said == pytest.approx(float(own[0].gate_logit.sigmoid()), abs=1e-5)
 
 
 def test_routers_of_the_timestep_read_nothing_to_be_ahead_of() -> None:

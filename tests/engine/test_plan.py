@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from elastic_dit import Plan, elasticize
+from elastic_dit.backbones import backbones
 from elastic_dit.errors import PlanError
-from tiny import Tiny, TinyElastic, output_of, run
+from sd3 import STEPS, draw, pipeline_of
+from tiny import Tiny, TinyElastic, mixed_config, output_of, run
 
 
 def test_a_plan_for_one_image_holds_for_each() -> None:
@@ -85,6 +87,32 @@ class TestAverage:
         assert plan.keep.mean() == pytest.approx(opened, abs=1 / plan.keep.size)
         assert plan.reuse.mean() == pytest.approx(reused, abs=1 / plan.keep.size)
         assert not (plan.reuse & ~plan.keep).any()
+
+    def test_forwards_left_out_say_nothing(self, tiny_flux: Tiny) -> None:
+        """Where guidance is taken again, no block of that branch reused a residual."""
+        config = mixed_config(max_guidance_reuse=1, guidance_reuse_below=1.0)
+        routed = TinyElastic(tiny_flux, config)
+        for inputs in routed.steps(1, 4):
+            for text in (inputs, inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}):
+                output_of(routed.transformer, text)
+        trace = routed.elastic.trace
+        assert trace.array("left_out", 1)[..., 0].all(axis=1).tolist() == [False, True, False, True]
+        plan = routed.elastic.freeze()
+        alone = trace.array("keep", 0)[[1, 3], :, 0]
+        assert plan.keep[[1, 3]].sum() == pytest.approx(alone.sum(), abs=2)
+        run(routed.transformer, routed.steps(1, 4))
+
+    def test_a_branch_that_is_not_always_there(self) -> None:
+        """SD3's skip-layer guidance calls no skipped layer, and begins and ends within a run."""
+        tiny = Tiny(backbones["sd3"])
+        pipe = pipeline_of(tiny.transformer)
+        elastic = elasticize(pipe, mixed_config())
+        guidance = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.7}
+        draw(pipe, **guidance)
+        assert np.isnan(elastic.trace.array("keep", "skip_layers")).any()
+        plan = elastic.freeze()
+        assert plan.steps == STEPS
+        draw(pipe, **guidance)
 
     def test_runs_of_different_lengths(self, routed_flux: TinyElastic) -> None:
         traces = []

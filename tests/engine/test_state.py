@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_dit import Plan
-from tiny import FALL, Inputs, TinyElastic, output_of, run
+from elastic_dit import Plan, restore
+from elastic_dit.backbones import backbones
+from sd3 import draw, pipeline_of
+from tiny import FALL, Inputs, Tiny, TinyElastic, output_of, run
 
 STEPS = 4
 
@@ -122,6 +124,19 @@ class TestGuidance:
             assert torch.equal(output_of(routed.transformer, with_other_text(inputs)), first[1][step])
 
 
+def test_steps_with_one_timestep_are_steps(routed_flux: TinyElastic) -> None:
+    """Heun's come twice, and in bfloat16 two steps near 1000 may be one number."""
+    steps = routed_flux.steps(1, STEPS)
+    for index in (2, 3):
+        steps[index]["timestep"] = steps[1]["timestep"]
+    for inputs in steps:
+        for context in ("cond", "uncond"):
+            with routed_flux.transformer.cache_context(context):
+                output_of(routed_flux.transformer, inputs if context == "cond" else with_other_text(inputs))
+    trace = routed_flux.elastic.trace
+    assert {(key[0], key[2]) for key in trace} == {(step, name) for step in range(STEPS) for name in ("cond", "uncond")}
+
+
 class TestInterrupted:
     """A run that ends early leaves nothing to the next."""
 
@@ -210,6 +225,17 @@ def test_the_pipelines_reset_is_heard(routed_flux: TinyElastic) -> None:
     routed_flux.transformer._reset_stateful_cache()
     assert routed_flux.elastic.cache_bytes == 0
     assert len(routed_flux.elastic.trace) == seen > 0
+
+
+def test_a_pipeline_resets_a_transformer_that_has_no_cache_of_its_own() -> None:
+    """SD3's is no `CacheMixin`."""
+    tiny = TinyElastic(Tiny(backbones["sd3"]))
+    always_reuse(tiny)
+    draw(pipeline_of(tiny.transformer), num_inference_steps=STEPS)
+    assert len(tiny.elastic.trace) > 0
+    assert tiny.elastic.cache_bytes == 0
+    restore(tiny.transformer)
+    assert not hasattr(tiny.transformer, "_reset_stateful_cache")
 
 
 def test_memory_of_stored_residuals(routed_flux: TinyElastic) -> None:

@@ -56,6 +56,17 @@ def test_one_interval_holds_for_all(tiny: Tiny) -> None:
     assert elastic.trace.flops_share == pytest.approx(3 / 5)
 
 
+def test_a_branch_that_comes_late_runs_though_no_step_is_due(tiny: Tiny) -> None:
+    """It has no velocity to keep."""
+    elastic = make(tiny, step_intervals=(3,))
+    steps = pairs(tiny)
+    for one, _ in steps[:1]:
+        output_of(tiny.transformer, one)
+    for _, other in steps[1:2]:
+        assert torch.equal(output_of(tiny.transformer, other), output_of(tiny.dense, other))
+    assert elastic.trace.flops_share == 1
+
+
 def test_each_sample_has_its_own(tiny: Tiny) -> None:
     elastic = make(tiny, step_intervals=(1, 3))
     steps = pairs(tiny)

@@ -38,6 +38,7 @@ class VelocityBank:
         return velocity
 
     def store(self, sigma: float, velocity: Tensor, order: int) -> None:
-        """Keep a computed velocity, and as many before it as the order takes."""
-        self.computed = [(sigma, velocity.detach()), *self.computed[:order]]
+        """Keep a computed velocity, and as many before it, at other noise levels, as the order takes."""
+        before = [point for point in self.computed if point[0] != sigma]
+        self.computed = [(sigma, velocity.detach()), *before[:order]]
         self.forecasts = 0

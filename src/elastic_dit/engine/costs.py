@@ -1,11 +1,12 @@
 """FLOPs of the blocks, at the shapes that they are called with."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from elastic_dit.backbones.base import TEXT
@@ -45,7 +46,32 @@ class Costs:
                 fake = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, call.arguments)
                 copy = BlockCall(site, fake)
                 copy.any_rows = False
-                with as_dense(site.block):
+                with as_dense(site.block), _bare(site, call.image.device):
                     self._measured[key] = measure_block(lambda ratio: copy.run(copy.x, None, [ratio]), call.batch)
         cost = self.last[site.index] = self._measured[key]
         return cost
+
+
+@contextmanager
+def _bare(site: Site, device: torch.device) -> Iterator[None]:
+    """While entered, under a fake mode, a block and its layers run without the hooks that others put on them.
+
+    Those that offload weights would move real ones while all around is fake; instead a fake one stands for each weight
+    that is elsewhere.
+    """
+    modules = list(site.block.modules())
+    hooked = {module: vars(module).pop("forward") for module in modules if "forward" in vars(module)}
+    forward, compiled = site.forward, site.compiled
+    site.forward, site.compiled = site.block.forward, None
+    weights = [(module._parameters, name, value) for module in modules for name, value in module._parameters.items()]
+    away = [(held, name, value) for held, name, value in weights if value is not None and value.device != device]
+    try:
+        for held, name, value in away:
+            held[name] = nn.Parameter(torch.empty_like(value, device=device), requires_grad=False)
+        yield
+    finally:
+        for held, name, value in away:
+            held[name] = value
+        site.forward, site.compiled = forward, compiled
+        for module, hook in hooked.items():
+            vars(module)["forward"] = hook

@@ -16,12 +16,16 @@ from elastic_dit.engine import forecasts
 from elastic_dit.engine.costs import Costs
 from elastic_dit.engine.hooks import BlockHook, RootHook
 from elastic_dit.engine.learning import Learning
+from elastic_dit.engine.offload import below_offload
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.routers import Routers
 from elastic_dit.engine.run import Branch, Run, enter
 from elastic_dit.engine.site import HOOK, BlockCall, Site, set_route, unhook
 from elastic_dit.engine.trace import Taken, Trace, left_out
 from elastic_dit.errors import ConfigError
+
+RESET = "_reset_stateful_cache"
+"""What a pipeline calls on its models when it is done; SD3's transformer, which is no `CacheMixin`, has none."""
 
 
 class Engine:
@@ -59,6 +63,16 @@ class Engine:
 
     def attach(self) -> None:
         """Put all hooks on."""
+        with below_offload(self.transformer):
+            self._attach()
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        with below_offload(self.transformer):
+            self._detach()
+        self.reset()
+
+    def _attach(self) -> None:
         embedder = self.transformer.get_submodule(self.backbone.timestep_embedder)
         self._handles.append(embedder.register_forward_hook(self._capture_timestep))
         for site in self.sites:
@@ -70,9 +84,10 @@ class Engine:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         registry.register_hook(RootHook(self), HOOK)
         registry.invalidate_child_registries_cache()
+        if not hasattr(self.transformer, RESET):
+            setattr(self.transformer, RESET, self.reset)
 
-    def detach(self) -> None:
-        """Take all hooks off."""
+    def _detach(self) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         for handle in self._handles:
             handle.remove()
@@ -81,7 +96,7 @@ class Engine:
             unhook(site.block)
         registry.invalidate_child_registries_cache()
         unhook(self.transformer)
-        self.reset()
+        vars(self.transformer).pop(RESET, None)
 
     def compile(self, options: dict[str, Any]) -> None:
         """Compile the blocks and the routers; the decisions stay in Python."""
@@ -120,6 +135,8 @@ class Engine:
         self.costs.begin(arguments, self.sites)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
+            for site in self.sites:
+                site.attach_mlps()
             self.learning.routed = []
             self._run, self._branch, self.budgets.unspent = None, Branch("training", None, len(image), 0), []
             return
@@ -204,7 +221,7 @@ class Engine:
         if self.plan is not None:
             decision = self.plan.decision(step, site.index, call.batch)
         assert decision is not None
-        if (due := self._run.due) is not None:
+        if (due := self._run.due(self._branch)) is not None:
             keep, reuse, store = (
                 [a and b for a, b in zip(part, due, strict=True)]
                 for part in (decision.keep, decision.reuse, decision.store)
@@ -235,7 +252,7 @@ class Engine:
         routing = self.routers.flops(site, call) if self._routes else 0.0
         cost, step, branch = self.costs.last[site.index], self._run.step, self._branch.name
         spent: list[float] = []
-        due = self._run.due or [True] * len(taken.keep)
+        due = self._run.due(self._branch) or [True] * len(taken.keep)
         for row, (keep, reuse, wanted, keep_prob, _) in enumerate(zip(*taken, strict=True)):
             width = wanted if keep and not reuse else 0.0
             spent.append(routing + (cost.at(wanted) if keep else 0.0))
@@ -251,7 +268,7 @@ class Engine:
         """
         assert self._run is not None and self._branch is not None
         config, step, rows = self.config, self._run.step, self._branch.rows
-        if len(self.costs.last) < len(self.sites) or self._run.due is not None:
+        if len(self.costs.last) < len(self.sites) or self._run.due(self._branch) is not None:
             return None
         if self.plan is not None and not self._routes:
             decisions = [self.plan.decision(step, site.index, rows) for site in self.sites]

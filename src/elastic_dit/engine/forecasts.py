@@ -9,7 +9,7 @@ from elastic_dit.engine.run import Branch, Run
 
 def forecast(config: ElasticConfig, run: Run, branch: Branch, sigma: float) -> Tensor | None:
     """The velocity of the forward that has begun at noise level sigma, or None where it must run."""
-    if not any(run.due or [True]):
+    if not any(run.due(branch) or [True]):
         return branch.velocity
     velocity = _of_step(config, branch, sigma)
     if velocity is None:
@@ -35,9 +35,10 @@ def remember(config: ElasticConfig, run: Run, branch: Branch, sigma: float, velo
 
 def _held(run: Run, branch: Branch, velocity: Tensor) -> Tensor:
     """A velocity (B, ...), but for samples whose turn it is not that which they had."""
-    if run.due is None or branch.velocity is None:
+    due = run.due(branch)
+    if due is None or branch.velocity is None:
         return velocity
-    return torch.where(_by_sample(run.due, velocity), velocity, branch.velocity)
+    return torch.where(_by_sample(due, velocity), velocity, branch.velocity)
 
 
 def _of_step(config: ElasticConfig, branch: Branch, sigma: float) -> Tensor | None:

@@ -45,7 +45,8 @@ class Plan:
         """The one route table nearest to what runs did: as many blocks open and reused as in their mean.
 
         Open are the (step, block) that most samples of all runs and branches opened; likewise reused; widths
-        are the ratio nearest to the mean.
+        are the ratio nearest to the mean. Forwards that were left out as a whole decided nothing; where there are no
+        others, blocks are open.
 
         Args:
             traces: of runs with the same number of steps.
@@ -58,15 +59,16 @@ class Plan:
         lengths = {len(trace.array("keep", branch)) for trace, branch in runs}
         if len(lengths) != 1:
             raise PlanError(f"expected runs of one length to average, got lengths {sorted(lengths)}")
-        keep, reuse, width = (
+        keep, reuse, width, left_out = (
             np.concatenate([trace.array(name, branch) for trace, branch in runs], axis=-1)  # (S, L, all samples)
-            for name in ("keep", "reuse", "width")
+            for name in ("keep", "reuse", "width", "left_out")
         )
-        ran = (keep == 1) & (reuse == 0)
+        decided = left_out == 0  # nor in a branch that was not there at this step
+        ran = decided & (keep == 1) & (reuse == 0)
         mean = np.divide(width.sum(-1, where=ran), ran.sum(-1), where=ran.any(-1), out=np.ones(keep.shape[:2]))
         nearest = np.abs(mean[..., None] - np.asarray(width_ratios)).argmin(-1)
-        opened = _highest(keep.mean(-1))
-        reused = _highest(np.where(opened, reuse.mean(-1), 0))
+        opened = _highest(_mean(keep, decided, 1.0))
+        reused = _highest(np.where(opened, _mean(reuse, decided, 0.0), 0))
         return cls(opened, reused & opened, np.asarray(width_ratios)[nearest])
 
     @classmethod
@@ -123,6 +125,12 @@ class Plan:
             raise PlanError(f"the plan is for {self.keep.shape[2]} samples, but the batch has {batch}")
         keep, reuse, width, store = (np.broadcast_to(row, (batch,)).tolist() for row in rows)
         return Decision(keep, reuse, width, [float(k) for k in keep], store)
+
+
+def _mean(values: npt.NDArray[np.float64], where: npt.NDArray[np.bool_], otherwise: float) -> npt.NDArray[np.float64]:
+    """Over the last axis, of those that count."""
+    count = where.sum(-1)
+    return np.divide(values.sum(-1, where=where), count, where=count > 0, out=np.full(count.shape, otherwise))
 
 
 def _highest(share: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

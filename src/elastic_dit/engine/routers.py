@@ -47,8 +47,8 @@ class Routers:
         self._ready: ReadyRouters | None = None
         self._heard: list[Said] | None = None
         """What all routers say in this forward, by block, where that is known before the first one."""
-        self._due: OnItsWay | None = None
-        """What the router of the next block says."""
+        self._due: dict[int, OnItsWay] = {}
+        """What the router of the next block says, by its index."""
         self._before: BlockCall | None = None
         """Of the block before this one."""
         self._flops: dict[int, float] = {}
@@ -92,7 +92,8 @@ class Routers:
 
     def forget(self) -> None:
         """The forward is over."""
-        self._condition = self._ready = self._heard = self._due = self._before = self.budgets.allocated = None
+        self._condition = self._ready = self._heard = self._before = self.budgets.allocated = None
+        self._due.clear()
         self._late = False
 
     def allocate(self, call: BlockCall, sigma: float, decided: Tensor | None) -> Tensor:
@@ -109,7 +110,8 @@ class Routers:
         if budgets is None or len(budgets) != call.batch:
             levels = torch.full((call.batch,), sigma, device=call.image.device)
             budgets = allocator(call.image, levels, self.budgets.asked(call.batch))
-        self.budgets.allocated, self._ready, self._heard, self._due = budgets, None, None, None
+        self.budgets.allocated, self._ready, self._heard = budgets, None, None
+        self._due.clear()
         return budgets
 
     def decide(self, site: Site, call: BlockCall, step: int) -> Decision:
@@ -121,9 +123,10 @@ class Routers:
             said = self._hear_all(call.batch)[site.index]
             self._pool(site, source)  # for the next step
             return self._decide(site, *said, step)
-        due, self._due = self._due or self._ask(site, source), None
+        due = self._due.pop(site.index, None) or self._ask(site, source)
         if self.config.decide_ahead and site.index + 1 < len(self.sites):
-            self._due = self._ask(self.sites[site.index + 1], call)  # before this block is queued, not behind it
+            after = self.sites[site.index + 1]
+            self._due[after.index] = self._ask(after, call)  # before this block is queued, not behind it
         said = due.wait()
         return self._decide(site, keep_probability(said[:, 0]).tolist(), said[:, 1:].tolist(), step)
 

@@ -65,11 +65,10 @@ class Run:
     intervals: list[int] | None = None
     """Every so-many-th step runs, by sample; None: all of them. Chosen in the first branch at the first step."""
 
-    @property
-    def due(self) -> list[bool] | None:
-        """Which samples' turn this step is; None: all of theirs."""
+    def due(self, branch: Branch) -> list[bool] | None:
+        """Which samples' turn this step is in a branch; None: all of theirs, as where it runs for the first time."""
         due = [self.step % interval == 0 for interval in self.intervals or ()]
-        return None if all(due) else due
+        return None if all(due) or branch.velocity is None else due
 
 
 def enter(
@@ -78,8 +77,9 @@ def enter(
     """The run and branch of a forward that is about to start.
 
     A new run starts where there is none, the shape or the batch changed, the timestep went up, this branch
-    has already run at this step (the same call again) or had other conditioning before, or there would be
-    more branches than guidance needs (a one-step model's runs). Otherwise a lower timestep is the next step.
+    has already run at the first step (the same call again) or had other conditioning before, or there would be
+    more branches than guidance needs (a one-step model's runs). Otherwise a lower timestep is the next step, and so is
+    the same one where this branch had it: Heun's come twice, and in bfloat16 many near 1000 are alike.
     A branch is known by the pipeline's cache context or, where it sets none, by its conditioning: a
     count of calls would take the first call after an interrupted run for a second branch of it.
 
@@ -96,6 +96,8 @@ def enter(
     elif timestep < run.timestep:
         run.step, run.timestep = run.step + 1, timestep
     branch = _find(run, text, context)
+    if branch is not None and branch.last_step == run.step > 0:
+        run.step += 1
     if branch is None:
         other_batch = context is None and any(known.rows != rows for known in run.branches)
         over = other_batch or len(run.branches) == MAX_BRANCHES

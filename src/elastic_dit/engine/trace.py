@@ -25,11 +25,13 @@ class Taken(NamedTuple):
     """Spent here, the router included."""
     dense_flops: float
     """What the dense block costs."""
+    left_out: bool = False
+    """No block ran in this forward, or none for this sample."""
 
 
 def left_out(dense_flops: float) -> Taken:
     """A block in a forward that no block ran in."""
-    return Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=dense_flops)
+    return Taken(keep_prob=1.0, keep=True, reuse=True, width=0.0, flops=0.0, dense_flops=dense_flops, left_out=True)
 
 
 class Trace(Mapping[Key, Taken]):
@@ -88,18 +90,18 @@ class Trace(Mapping[Key, Taken]):
 
     def array(
         self,
-        field: Literal["keep_prob", "keep", "reuse", "width", "flops", "dense_flops"],
+        field: Literal["keep_prob", "keep", "reuse", "width", "flops", "dense_flops", "left_out"],
         branch: Hashable = None,
     ) -> npt.NDArray[np.float64]:
-        """One field as (steps, blocks, samples), of one branch (default: the first)."""
+        """One field as (steps, blocks, samples), of one branch (default: the first); NaN where it was not called."""
         if not self._taken:
             return np.zeros((0, 0, 0))
         branch = self.branches[0] if branch is None else branch
         own = {(s, b, n): taken for (s, b, name, n), taken in self._taken.items() if name == branch}
         if not own:
             raise KeyError(f"no branch {branch!r}; there are {self.branches}")
-        shape = tuple(np.max(list(own), axis=0) + 1)
-        values = np.full(shape, np.nan)
+        steps, blocks = max(key[0] for key in self._taken) + 1, max(key[1] for key in self._taken) + 1
+        values = np.full((steps, blocks, max(key[2] for key in own) + 1), np.nan)
         for key, taken in own.items():
             values[key] = getattr(taken, field)
         return values
