@@ -128,6 +128,7 @@ def test_a_row_is_compared_with_the_others(run: Run) -> None:
         assert again[name] == pytest.approx(value), name
     assert_refused(run("judge", "compare", MANY, "slow"), "slow", "long-80-from-5")
     assert_refused(run("judge", "compare", RESULTS / "selection.json", "dense"), "judge images")
+    assert_refused(run("judge", "compare", RESULTS / "rivals-8.json", "dense"), "older version", "make it again")
 
 
 def test_rows_that_cannot_be_drawn(run: Run, tmp_path: Path) -> None:

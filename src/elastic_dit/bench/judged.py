@@ -12,8 +12,9 @@ from PIL import Image
 from elastic_dit.bench.contest import Contest, Cost
 from elastic_dit.bench.entries import Entry, Row
 from elastic_dit.bench.race import DENSE
+from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.flow_loss import EQUAL
-from elastic_dit.evaluation.judge import Judge, Scored, difference, together
+from elastic_dit.evaluation.judge import KERNEL, Judge, Scored, difference, together
 from elastic_dit.evaluation.sampling import shifted
 from elastic_dit.records import Environment, RunRecord
 
@@ -77,8 +78,13 @@ def compare(record: RunRecord, first: int) -> list[dict[str, Any]]:
     Args:
         record: of `run_contest`.
         first: which row.
+
+    Raises:
+        ConfigError: an older record, which does not hold all samples.
     """
     rows = record.results["rows"]
+    if any("runs" not in row or f"{row['runs'][0]['name']}/{KERNEL}" not in record.samples for row in rows):
+        raise ConfigError("this record is of an older version and lacks samples; make it again with the command in it")
 
     def samples(run: str) -> Scored:
         start = f"{run}/"
