@@ -70,3 +70,15 @@ def test_an_adapter_folder_brings_its_calibration(tiny_flux: Tiny, tmp_path: Pat
     (folder / CALIBRATION_NAME).write_text('{"points": []}')
     with pytest.raises(CheckpointError, match=CALIBRATION_NAME):
         load(tiny_flux.transformer, folder)
+
+
+def test_a_calibration_goes_with_its_model(tiny_flux: Tiny, tmp_path: Path) -> None:
+    folder = elasticize(tiny_flux.transformer).save(tmp_path / "adapter")
+    written = table(point(0.2, 1.0, 1.0), point(0.6, 3.0, 0.5))
+    written.write(folder)
+    elastic = load(tiny_flux.transformer, folder)
+    assert load(tiny_flux.transformer, elastic.save(tmp_path / "copy")).calibration == written
+    assert load(tiny_flux.transformer, elastic.save(folder)).calibration == written
+    elastic = load(tiny_flux.transformer, folder)
+    elastic.train_mode()
+    assert load(tiny_flux.transformer, elastic.save(folder)).calibration is None

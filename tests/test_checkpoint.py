@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from elastic_dit import ElasticModel, Plan, elasticize, load, restore
 from elastic_dit.backbones import backbones
+from elastic_dit.calibration import CALIBRATION_NAME
 from elastic_dit.checkpoint import CONFIG_NAME, WEIGHTS_NAME, fingerprint
 from elastic_dit.errors import CheckpointError
 from tiny import Tiny, TinyElastic, mixed_config, output_of, run, scatter_routers
@@ -223,6 +224,60 @@ def test_a_failed_save_keeps_the_old_folder(
         routed_flux.elastic.save(folder)
     assert (folder / WEIGHTS_NAME).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+class TestSavedIntoAFolderThatIsThere:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "mine"
+        (folder / "photos").mkdir(parents=True)
+        (folder / "photos" / "cat.txt").write_text("a cat")
+        (folder / "README.md").write_text("a card")
+        return folder
+
+    def test_what_else_it_holds_stays(self, routed_flux: TinyElastic, folder: Path) -> None:
+        (folder / CALIBRATION_NAME).write_text("of another adapter")
+        for _ in range(2):
+            routed_flux.elastic.save(folder)
+            names = [CONFIG_NAME, WEIGHTS_NAME, "README.md", "photos", "photos/cat.txt"]
+            assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == sorted(names)
+        assert (folder / "README.md").read_text() == "a card"
+        load(copy.deepcopy(routed_flux.dense), folder)
+
+    def test_here(self, routed_flux: TinyElastic, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder)
+        routed_flux.elastic.save(".")
+        assert Path("README.md").exists()
+        load(copy.deepcopy(routed_flux.dense), folder)
+
+    def test_through_a_link(self, routed_flux: TinyElastic, folder: Path) -> None:
+        link = folder.with_name("latest")
+        link.symlink_to("mine")
+        routed_flux.elastic.save(link)
+        assert link.is_symlink()
+        load(copy.deepcopy(routed_flux.dense), folder)
+
+    def test_a_kill_leaves_it_as_it_was_or_refused(
+        self, routed_flux: TinyElastic, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever rename is the last, new weights never stand beside an old config."""
+        routed_flux.elastic.save(folder)
+        rename, renames = Path.rename, iter([True, False])
+
+        def killed(file: Path, target: Path) -> Path:
+            if not next(renames):
+                raise KeyboardInterrupt
+            return rename(file, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                routed_flux.elastic.save(folder)
+        with pytest.raises(CheckpointError, match=f"has no {CONFIG_NAME}"):
+            load(copy.deepcopy(routed_flux.dense), folder)
+        routed_flux.elastic.save(folder)
+        load(copy.deepcopy(routed_flux.dense), folder)
+        assert not (folder / ".partial").exists()
 
 
 def test_all_files_may_be_read_like_any_other(routed_flux: TinyElastic, tmp_path: Path) -> None:

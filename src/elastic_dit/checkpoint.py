@@ -2,7 +2,7 @@
 
 The tensors are the routers' (`routers.*`) and what training changed in the backbone: weights
 (`transformer.*`) or a LoRA (`lora.*`). The JSON names the base model and a fingerprint of its shapes.
-`calibration.json` joins them once it has been measured.
+`calibration.json` joins them once it has been measured. Other files in the folder are left alone.
 """
 
 import hashlib
@@ -21,9 +21,10 @@ from elastic_dit.calibration import CALIBRATION_NAME, Calibration
 from elastic_dit.config import CONFIG_NAME, ElasticConfig, explain
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.errors import CheckpointError
-from elastic_dit.files import replaced_folder
+from elastic_dit.files import replaced_files
 
 WEIGHTS_NAME = "elastic_model.safetensors"
+FILES = (WEIGHTS_NAME, CALIBRATION_NAME, CONFIG_NAME)
 LORA_NAME = "elastic"
 
 
@@ -111,8 +112,9 @@ def save(
     config: ElasticConfig,
     weights: ChangedWeights,
     dtype: torch.dtype | None = None,
+    calibration: Calibration | None = None,
 ) -> Path:
-    """Write an adapter folder, whole or not at all; returns it."""
+    """Write an adapter's files into a folder, all or none; returns it. See `ElasticModel.save`."""
     tensors = {f"routers.{name}": value for name, value in stack.state_dict().items()}
     for name, value in weights.changed(transformer).items():
         tensors[f"transformer.{name}"] = value.to(dtype or value.dtype)
@@ -132,9 +134,11 @@ def save(
         lora=lora,
         elastic=config,
     )
-    with replaced_folder(folder) as temporary:
+    with replaced_files(folder, FILES) as temporary:
         (temporary / CONFIG_NAME).write_text(card.model_dump_json(indent=2) + "\n")
         save_file({n: v.detach().cpu().contiguous() for n, v in tensors.items()}, temporary / WEIGHTS_NAME)
+        if calibration is not None:
+            calibration.write(temporary)
     return folder
 
 

@@ -84,7 +84,7 @@ class ElasticModel:
         self.mean = GlobalMean()
         self.weights = checkpoint.ChangedWeights()
         self.calibration: Calibration | None = None
-        """What settings gave on some machine: `elastic-dit calibrate` writes it, `load` reads it."""
+        """What settings gave on some machine: `elastic-dit calibrate` writes it, `load` reads it, training drops it."""
         self._speedup: float | None = None
         self._engine = Engine(transformer, backbone, config, self.stack)
         self._engine.attach()
@@ -271,6 +271,8 @@ class ElasticModel:
     def train_mode(self, *, gradient_checkpointing: bool | None = None) -> None:
         """From now on every block runs and decisions are differentiable masks (Eq. 7, 8, 13).
 
+        A calibration is dropped: it is of the model before training.
+
         Args:
             gradient_checkpointing: recompute the blocks in the backward pass, as is always done for the
                 routers. None takes over the transformer's own setting, which would record each decision twice.
@@ -282,6 +284,7 @@ class ElasticModel:
         if getattr(self.transformer, "gradient_checkpointing", False):
             self.transformer.disable_gradient_checkpointing()
         self.weights.watch(self.transformer)
+        self.calibration = None  # it holds for routers and weights as they were
         self._engine.learning.gradient_checkpointing = bool(gradient_checkpointing)
         self._engine.training = True
         self.reset()
@@ -322,13 +325,16 @@ class ElasticModel:
     # Saving
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write an adapter folder: routers, config, and what training changed in the backbone.
+        """Write an adapter folder: routers, config, what training changed in the backbone, and the calibration.
 
         Args:
-            folder: where to; written whole or not at all.
+            folder: where to. Other files in it stay; those of an adapter are replaced, all or none of them. A
+                calibration that this model does not carry is another adapter's and is deleted.
             dtype: store the backbone's weights in this dtype; routers stay float32.
         """
-        return checkpoint.save(Path(folder), self.transformer, self.stack, self.config, self.weights, dtype)
+        return checkpoint.save(
+            Path(folder), self.transformer, self.stack, self.config, self.weights, dtype, self.calibration
+        )
 
 
 def _flops(value: float) -> str:

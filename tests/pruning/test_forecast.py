@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from elastic_dit.calibration import Calibration
 from elastic_dit.config import ElasticConfig
 from elastic_dit.elastic_model import ElasticModel
 from elastic_dit.errors import ConfigError
@@ -42,7 +43,9 @@ def test_as_many_steps_as_the_budget_allows(family: Family, denoising: Denoising
 def test_the_model_is_set_to_the_best(family: Family, denoising: Denoising) -> None:
     elastic = unpruned(family.pipeline)
     dense = drawn(elastic, denoising)
+    elastic.calibration = Calibration.model_construct()
     best = with_forecasts(elastic, denoising, 0.5)[0]
+    assert elastic.calibration is None
     image = drawn(elastic, denoising)
     assert float((image - dense).square().mean()) == pytest.approx(best.moved)
     assert elastic.trace.flops_share == pytest.approx(best.flops_share)

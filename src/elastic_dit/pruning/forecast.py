@@ -209,7 +209,7 @@ def with_forecasts(
         progress: see `base.Progress`.
 
     Returns:
-        All that were tried, the best first; the model is set to it.
+        All that were tried, the best first; the model is set to it. Its calibration, without forecasts, is dropped.
 
     Raises:
         ConfigError: the model spends less already, nothing tried spends so little, or no step is left to guide.
@@ -247,4 +247,5 @@ def with_forecasts(
     if not tried:
         raise ConfigError(f"what was to be tried spends {least:.1%} or more; the budget is {budget:.1%}")
     search.use(tried[0][1])
+    elastic.calibration = None
     return [forecasts for forecasts, _ in tried]
