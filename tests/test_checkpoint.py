@@ -104,6 +104,17 @@ class TestTrainedBackbone:
         restore(base.transformer)
         assert_dense(base)
 
+    def test_put_back_after_a_cast(self, trained: tuple[Path, Tensor, Tiny]) -> None:
+        folder, _, base = trained
+        load(base.transformer, folder)
+        base.transformer.to(torch.bfloat16)
+        restore(base.transformer)
+        base.dense.to(torch.bfloat16)
+        expected = base.dense.state_dict()
+        for name, value in base.transformer.state_dict().items():
+            assert value.dtype == torch.bfloat16
+            assert torch.equal(value, expected[name])
+
     def test_loaded_twice_and_saved_again(self, trained: tuple[Path, Tensor, Tiny], tmp_path: Path) -> None:
         folder, output, base = trained
         load(base.transformer, folder)

@@ -92,11 +92,12 @@ class ChangedWeights:
             _assign(transformer, name, nn.Parameter(old_like, requires_grad=old.requires_grad))
 
     def put_back(self, transformer: Any) -> None:
-        """Undo what loading an adapter did."""
+        """Undo what loading an adapter did; the weights come back in the dtype and on the device of today."""
         parameters = _base_parameters(transformer)
         for name, original in self.originals.items():
             now = parameters[name]
-            _assign(transformer, name, nn.Parameter(original.to(now.device), requires_grad=original.requires_grad))
+            like_now = original.to(now.device, now.dtype)
+            _assign(transformer, name, nn.Parameter(like_now, requires_grad=original.requires_grad))
         self.originals.clear()
         if self.lora:
             transformer.delete_adapters(LORA_NAME)
