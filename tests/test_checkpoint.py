@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from elastic_dit import ElasticModel, Plan, elasticize, load, restore
 from elastic_dit.backbones import backbones
 from elastic_dit.calibration import CALIBRATION_NAME
-from elastic_dit.checkpoint import CONFIG_NAME, WEIGHTS_NAME, fingerprint
+from elastic_dit.checkpoint import CONFIG_NAME, INTEGERS, PIECE, WEIGHTS_NAME, _checksum, fingerprint
 from elastic_dit.errors import CheckpointError
 from tiny import Tiny, TinyElastic, mixed_config, output_of, run, scatter_routers
 
@@ -136,6 +136,24 @@ class TestTrainedBackbone:
         assert (again / WEIGHTS_NAME).read_bytes() == (small / WEIGHTS_NAME).read_bytes()
         torch.testing.assert_close(output_of(base.transformer, base.inputs(3)), output, rtol=0.1, atol=0.1)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_a_cast_is_no_change(self, tiny_flux: Tiny, dtype: torch.dtype, tmp_path: Path) -> None:
+        elastic = other_routers(tiny_flux)
+        elastic.train_mode()
+        tiny_flux.transformer.to(dtype)
+        names = load_file(elastic.save(tmp_path / "routers") / WEIGHTS_NAME)
+        assert {name.split(".")[0] for name in names} == {"routers"}
+        with torch.no_grad():
+            tiny_flux.transformer.proj_out.weight[0, 0] *= 1.01
+        names = load_file(elastic.save(tmp_path / "one") / WEIGHTS_NAME)
+        assert [name for name in names if not name.startswith("routers.")] == ["transformer.proj_out.weight"]
+
+    def test_a_dtype_that_cannot_be_compared_is_a_change(self, tiny_flux: Tiny) -> None:
+        elastic = other_routers(tiny_flux)
+        elastic.train_mode()
+        tiny_flux.transformer.proj_out.to(torch.float8_e4m3fn)
+        assert sorted(elastic.weights.changed(tiny_flux.transformer)) == ["proj_out.bias", "proj_out.weight"]
+
     def test_gradients_reach_loaded_weights(self, trained: tuple[Path, Tensor, Tiny]) -> None:
         folder, _, base = trained
         load(base.transformer, folder).train_mode()
@@ -143,6 +161,25 @@ class TestTrainedBackbone:
         gradient = base.transformer.single_transformer_blocks[0].proj_mlp.weight.grad
         assert gradient is not None
         assert gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.uint8])
+def test_a_checksum_is_of_the_bits_alone(dtype: torch.dtype) -> None:
+    """However many pieces and threads: here beside numpy's own 64-bit integers."""
+    value = (torch.randn(3, PIECE - 5, generator=torch.Generator().manual_seed(0)) * 50).to(dtype)
+    integers = value.flatten().view(INTEGERS[dtype.itemsize]).numpy().astype(np.int64)
+    with np.errstate(over="ignore"):
+        expected = int(integers.sum()), int((integers * np.arange(len(integers))).sum())
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert _checksum(value, dtype) == expected
+    finally:
+        torch.set_num_threads(threads)
+    assert _checksum(value.flip(0), dtype)[0] == expected[0]
+    assert _checksum(value.flip(0), dtype)[1] != expected[1]
+    assert _checksum(value.t().contiguous().t(), dtype) == expected
 
 
 class TestRefused:

@@ -8,6 +8,7 @@ The tensors are the routers' (`routers.*`) and what training changed in the back
 import hashlib
 import json
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ from elastic_dit.files import replaced_files
 WEIGHTS_NAME = "elastic_model.safetensors"
 FILES = (WEIGHTS_NAME, CALIBRATION_NAME, CONFIG_NAME)
 LORA_NAME = "elastic"
+CASTS = (torch.float32, torch.bfloat16, torch.float16)
+"""What a transformer is cast to."""
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes."""
+PIECE = 2**16
+"""So many values are summed at a time on a CPU, where their integers stay in the cache."""
+
+Checksum = tuple[int, int]
 
 
 class AdapterCard(BaseModel):
@@ -60,9 +69,15 @@ class Adapter:
 
 @dataclass
 class ChangedWeights:
-    """Which backbone weights differ from the base model's: by training here, or by an adapter loaded."""
+    """Which backbone weights differ from the base model's: by training here, or by an adapter loaded.
 
-    sums: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    A cast of the whole model (`pipe.to(torch.bfloat16)`) is no change: a weight is compared with what the base model's
+    is in the weight's dtype of now. One that went through a coarser dtype and back is changed, and so is one in a dtype
+    that is neither its first nor one of `CASTS`.
+    """
+
+    sums: dict[str, dict[torch.dtype, Checksum]] = field(default_factory=dict[str, dict[torch.dtype, Checksum]])
+    """Of each weight as it was, by the dtype that it may be cast to."""
     originals: dict[str, nn.Parameter] = field(default_factory=dict[str, nn.Parameter])
     lora: bool = False
     dtype: torch.dtype | None = None
@@ -71,15 +86,21 @@ class ChangedWeights:
     def watch(self, transformer: nn.Module) -> None:
         """Remember checksums of all weights, once, before anything changes them."""
         if not self.sums:
-            self.sums = {name: _checksum(value) for name, value in _base_parameters(transformer).items()}
+            self.sums = {
+                name: {dtype: _checksum(value, dtype) for dtype in {value.dtype, *CASTS}}
+                for name, value in _base_parameters(transformer).items()
+            }
 
     def changed(self, transformer: nn.Module) -> dict[str, Tensor]:
         """Weights that are no longer the base model's."""
         return {
             name: value.detach()
             for name, value in _base_parameters(transformer).items()
-            if name in self.originals or (name in self.sums and _checksum(value) != self.sums[name])
+            if name in self.originals or (name in self.sums and self._differs(value, self.sums[name]))
         }
+
+    def _differs(self, value: Tensor, sums: dict[torch.dtype, Checksum]) -> bool:
+        return value.dtype not in sums or _checksum(value, value.dtype) != sums[value.dtype]
 
     def replace(self, transformer: nn.Module, values: dict[str, Tensor]) -> None:
         """Put other weights in, keeping the base model's (in host memory)."""
@@ -261,11 +282,22 @@ def _assign(transformer: nn.Module, name: str, value: nn.Parameter) -> None:
     setattr(getattr(module, "base_layer", module), leaf, value)
 
 
-def _checksum(value: Tensor) -> tuple[float, float]:
-    """Two sums, one of which minds the order: permuted channels differ."""
-    flat = value.detach().flatten().double()
-    ramp = torch.linspace(1, 2, flat.numel(), dtype=torch.float64, device=flat.device)
-    return float(flat.sum()), float(flat @ ramp)
+def _checksum(value: Tensor, dtype: torch.dtype) -> Checksum:
+    """Two sums over the bits of a tensor in a dtype, one of which minds the order: permuted channels differ.
+
+    They are of integers that wrap, so no device, number of threads or order of adding changes them. The tensor is cast
+    and widened a piece at a time; pieces are larger on a GPU, which waits for each.
+    """
+    flat = value.detach().flatten()
+    size = PIECE if flat.device.type == "cpu" else 256 * PIECE
+    places = torch.arange(min(size, len(flat)), device=flat.device)
+    plain = ordered = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start, piece in zip(count(step=size), flat.split(size), strict=False):
+        bits = piece.to(dtype).view(INTEGERS[dtype.itemsize])
+        total = bits.sum(dtype=torch.int64)
+        plain = plain + total
+        ordered = ordered + start * total + (bits * places[: len(bits)]).sum()
+    return int(plain), int(ordered)
 
 
 def _plain(value: Any) -> Any:
