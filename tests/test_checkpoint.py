@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def other_routers(tiny: Tiny, **changes: Any) -> ElasticModel:
     return elastic
 
 
-def add_lora(transformer: Any, name: str = "mine", seed: int = 3) -> None:
-    transformer.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=TARGETS), adapter_name=name)
+def add_lora(transformer: Any, name: str = "mine", seed: int = 3, targets: Sequence[str] = TARGETS) -> None:
+    transformer.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=list(targets)), adapter_name=name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in transformer.named_parameters():
@@ -402,6 +403,113 @@ class TestLora:
         before = fingerprint(tiny_flux.transformer)
         add_lora(tiny_flux.transformer)
         assert fingerprint(tiny_flux.transformer) == before
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """An adapter that holds a LoRA."""
+        tiny = Tiny(backbones["flux"])
+        add_lora(tiny.transformer)
+        return other_routers(tiny, max_reuse=0).save(tmp_path / "adapter")
+
+    @pytest.mark.parametrize("targets", [TARGETS, ["to_q"]])
+    @pytest.mark.parametrize("learns", [True, False])
+    def test_a_users_lora_stays_as_it_is(self, tiny_flux: Tiny, folder: Path, targets: list[str], learns: bool) -> None:
+        transformer, inputs = tiny_flux.transformer, tiny_flux.inputs(2)
+        add_lora(transformer, "style", 4, targets)
+        transformer.requires_grad_(learns)
+        state, before = transformer.state_dict(), output_of(transformer, inputs)
+
+        load(transformer, folder)
+        assert transformer.active_adapters() == ["style", "elastic"]
+        assert all(p.requires_grad == (learns or ".elastic." in name) for name, p in transformer.named_parameters())
+        both = output_of(transformer, inputs)
+        transformer.set_adapter("elastic")
+        assert not torch.allclose(output_of(transformer, inputs), both, atol=1e-3)
+        transformer.set_adapter(["style", "elastic"])
+        transformer.requires_grad_(learns)
+
+        restore(transformer)
+        assert transformer.active_adapters() == ["style"]
+        assert transformer.state_dict().keys() == state.keys()
+        assert torch.equal(output_of(transformer, inputs), before)
+        assert all(parameter.requires_grad == learns for parameter in transformer.parameters())
+
+    def test_a_users_disabled_lora_does_not_count(self, tiny_flux: Tiny, folder: Path) -> None:
+        add_lora(tiny_flux.transformer, "style", 4)
+        tiny_flux.transformer.disable_adapters()
+        load(tiny_flux.transformer, folder)
+        alone = Tiny(backbones["flux"])
+        load(alone.transformer, folder)
+        inputs = tiny_flux.inputs(2)
+        assert torch.equal(output_of(tiny_flux.transformer, inputs), output_of(alone.transformer, inputs))
+        restore(tiny_flux.transformer)
+        assert torch.equal(output_of(tiny_flux.transformer, inputs), output_of(tiny_flux.dense, inputs))
+
+    def test_all_loras_taken_off_by_the_user(self, tiny_flux: Tiny, folder: Path) -> None:
+        load(tiny_flux.transformer, folder)
+        tiny_flux.transformer.unload_lora()
+        restore(tiny_flux.transformer)
+        assert_dense(tiny_flux)
+
+    def test_the_adapters_own_lora_is_saved_again(self, tiny_flux: Tiny, folder: Path, tmp_path: Path) -> None:
+        add_lora(tiny_flux.transformer, "style", 4)
+        elastic = load(tiny_flux.transformer, folder)
+        again = elastic.save(tmp_path / "again")
+        assert (again / WEIGHTS_NAME).read_bytes() == (folder / WEIGHTS_NAME).read_bytes()
+        assert json.loads((again / CONFIG_NAME).read_text()) == json.loads((folder / CONFIG_NAME).read_text())
+
+    @pytest.mark.parametrize("user", [False, True])
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (lambda card, tensors: [tensors.pop(name) for name in list(tensors) if "lora" in name], "missing"),
+            (lambda card, tensors: tensors.pop("lora.proj_out.lora_A.weight"), r"proj_out\.lora_A"),
+            (lambda card, tensors: tensors.update({"lora.nothing.weight": torch.ones(2)}), r"nothing\.weight"),
+            (
+                lambda card, tensors: tensors.update(
+                    {name: value[:, :1].contiguous() for name, value in tensors.items() if "lora_A" in name}
+                ),
+                "another shape",
+            ),
+            (lambda card, tensors: card["lora"].update(target_modules=["nowhere"]), "nowhere"),
+            (lambda card, tensors: card["lora"].update(target_modules=["to_q", "norm_out"]), "not supported"),
+            (lambda card, tensors: card["lora"].update(mood=1), "mood"),
+            (lambda card, tensors: card.update(lora=None), "names no LoRA"),
+        ],
+    )
+    def test_one_that_does_not_fit_leaves_nothing_behind(
+        self,
+        tiny_flux: Tiny,
+        folder: Path,
+        tmp_path: Path,
+        edit: Callable[[dict[str, Any], dict[str, Tensor]], Any],
+        message: str,
+        user: bool,
+    ) -> None:
+        bad = shutil.copytree(folder, tmp_path / "bad")
+        card, tensors = json.loads((bad / CONFIG_NAME).read_text()), load_file(bad / WEIGHTS_NAME)
+        edit(card, tensors)
+        (bad / CONFIG_NAME).write_text(json.dumps(card))
+        save_file(tensors, bad / WEIGHTS_NAME)
+        transformer, inputs = tiny_flux.transformer, tiny_flux.inputs(2)
+        if user:
+            add_lora(transformer, "style", 4, ["proj_mlp"])
+        names, before = transformer.state_dict().keys(), output_of(transformer, inputs)
+
+        with pytest.raises(CheckpointError, match=message):
+            load(transformer, bad)
+        assert list(getattr(transformer, "peft_config", ())) == ["style"] * user
+        assert transformer.state_dict().keys() == names
+        assert torch.equal(output_of(transformer, inputs), before)
+        load(transformer, folder)
+        assert transformer.active_adapters() == ["style"] * user + ["elastic"]
+
+    def test_the_name_of_ours_is_taken(self, tiny_flux: Tiny, folder: Path) -> None:
+        add_lora(tiny_flux.transformer, "elastic", 4)
+        before = output_of(tiny_flux.transformer, tiny_flux.inputs(2))
+        with pytest.raises(CheckpointError, match="has a LoRA 'elastic' already"):
+            load(tiny_flux.transformer, folder)
+        assert torch.equal(output_of(tiny_flux.transformer, tiny_flux.inputs(2)), before)
 
     def test_two_active_loras_are_refused(self, tiny_flux: Tiny, tmp_path: Path) -> None:
         add_lora(tiny_flux.transformer, "one")

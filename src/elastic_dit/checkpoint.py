@@ -23,10 +23,10 @@ from elastic_dit.config import CONFIG_NAME, ElasticConfig, explain
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.errors import CheckpointError
 from elastic_dit.files import replaced_files
+from elastic_dit.lora import add_lora, lora_to_save, remove_lora
 
 WEIGHTS_NAME = "elastic_model.safetensors"
 FILES = (WEIGHTS_NAME, CALIBRATION_NAME, CONFIG_NAME)
-LORA_NAME = "elastic"
 CASTS = (torch.float32, torch.bfloat16, torch.float16)
 """What a transformer is cast to."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -121,9 +121,7 @@ class ChangedWeights:
             _assign(transformer, name, nn.Parameter(like_now, requires_grad=original.requires_grad))
         self.originals.clear()
         if self.lora:
-            transformer.delete_adapters(LORA_NAME)
-            if not getattr(transformer, "peft_config", None):  # the emptied LoRA layers go too
-                transformer.unload_lora()
+            remove_lora(transformer)
             self.lora = False
 
 
@@ -141,15 +139,12 @@ def save(
     for name, value in weights.changed(transformer).items():
         tensors[f"transformer.{name}"] = value.to(dtype or value.dtype)
     lora: dict[str, Any] | None = None
-    if getattr(transformer, "peft_config", None):
+    if chosen := lora_to_save(transformer):
         from peft import get_peft_model_state_dict
 
-        active = transformer.active_adapters()
-        if len(active) != 1:
-            raise CheckpointError(f"expected one active LoRA to save, the transformer has {active}")
-        state = get_peft_model_state_dict(transformer, adapter_name=active[0])
+        state = get_peft_model_state_dict(transformer, adapter_name=chosen)
         tensors |= {f"lora.{name}": value.to(dtype or value.dtype) for name, value in state.items()}
-        lora = json.loads(json.dumps(transformer.peft_config[active[0]].to_dict(), default=_plain))
+        lora = json.loads(json.dumps(transformer.peft_config[chosen].to_dict(), default=_plain))
     card = AdapterCard(
         base_model=base_name(transformer),
         base_fingerprint=fingerprint(transformer),
@@ -202,7 +197,7 @@ def apply(transformer: Any, stack: RouterStack, weights: ChangedWeights, adapter
     """Load an adapter's tensors into routers and backbone.
 
     Raises:
-        CheckpointError: tensors are missing, left over or of other shapes.
+        CheckpointError: tensors are missing, left over or of other shapes; `weights.put_back` then undoes the rest.
     """
     try:
         stack.load_state_dict(adapter.part("routers"))
@@ -213,14 +208,13 @@ def apply(transformer: Any, stack: RouterStack, weights: ChangedWeights, adapter
     if bad := [n for n, v in values.items() if n not in parameters or parameters[n].shape != v.shape]:
         raise CheckpointError(f"the adapter has weights the transformer has not: {', '.join(bad[:3])}")
     weights.replace(transformer, values)
-    if adapter.card.lora is not None:
-        from peft import LoraConfig, set_peft_model_state_dict
-
-        known = {name: value for name, value in adapter.card.lora.items() if value is not None}
-        transformer.add_adapter(LoraConfig(**known), adapter_name=LORA_NAME)
-        set_peft_model_state_dict(transformer, adapter.part("lora"), adapter_name=LORA_NAME)
-        transformer.set_adapter(LORA_NAME)
-        weights.lora = True
+    if adapter.card.lora is None:
+        if left := adapter.part("lora"):
+            raise CheckpointError(f"the adapter's config names no LoRA, but there are tensors of one: {min(left)}")
+        return
+    known = {name: value for name, value in adapter.card.lora.items() if value is not None}
+    add_lora(transformer, known, adapter.part("lora"))
+    weights.lora = True
 
 
 def fingerprint(transformer: nn.Module) -> str:
