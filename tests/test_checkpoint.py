@@ -208,6 +208,7 @@ class TestRefused:
         [
             (lambda card: card["elastic"].update(taw=1), r"unknown key 'elastic\.taw' \(did you mean 'tau'\?\)"),
             (lambda card: card.update(mood=1), "unknown key 'mood'"),
+            (lambda card: card.update(format=99, mood=1), "has format 99, and this elastic-dit reads up to 1"),
             (lambda card: card["elastic"].update(tau=7), r"elastic\.tau = 7"),
             (lambda card: card.pop("base_fingerprint"), "missing key 'base_fingerprint'"),
             (lambda card: card["elastic"].update(router_hidden_size=3), "do not fit its config"),

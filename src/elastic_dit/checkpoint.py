@@ -27,6 +27,8 @@ from elastic_dit.lora import add_lora, lora_to_save, remove_lora
 
 WEIGHTS_NAME = "elastic_model.safetensors"
 FILES = (WEIGHTS_NAME, CALIBRATION_NAME, CONFIG_NAME)
+FORMAT = 1
+"""Of the adapters written here, and the newest that is read."""
 CASTS = (torch.float32, torch.bfloat16, torch.float16)
 """What a transformer is cast to."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -42,11 +44,15 @@ class AdapterCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = 1
+    format: int = FORMAT
     base_model: str
     base_fingerprint: str
     lora: dict[str, Any] | None = None
     elastic: ElasticConfig
+
+
+class _Format(BaseModel):
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def read(folder_or_hub_id: str | Path) -> Adapter:
     """Read an adapter folder, or download one from the Hub.
 
     Raises:
-        CheckpointError: there is none, a file is damaged, or the config has unknown keys.
+        CheckpointError: there is none, a file is damaged, or the config has unknown keys or a newer format.
     """
     folder = local_folder(folder_or_hub_id)
     config, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
@@ -171,8 +177,7 @@ def read(folder_or_hub_id: str | Path) -> Adapter:
         if not file.is_file():
             raise CheckpointError(f"{folder} has no {file.name}; expected an adapter folder written by `save`")
     try:
-        card = AdapterCard.model_validate_json(config.read_text())
-        return Adapter(card, load_file(weights), Calibration.read(folder))
+        return Adapter(_read_card(config), load_file(weights), Calibration.read(folder))
     except ValidationError as error:
         raise CheckpointError(f"{config}: {explain(error, ElasticConfig)}") from error
     except SafetensorError as error:
@@ -259,6 +264,15 @@ def local_folder(folder_or_hub_id: str | Path) -> Path:
         return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME]))
     except Exception as error:  # the Hub's errors have no common base
         raise CheckpointError(f"{name} is no folder here and could not be had from the Hub: {error}") from error
+
+
+def _read_card(file: Path) -> AdapterCard:
+    text = file.read_text()
+    if (found := _Format.model_validate_json(text).format) > FORMAT:  # its other keys may be unknown here
+        raise CheckpointError(
+            f"{file} has format {found}, and this elastic-dit reads up to {FORMAT}: install a newer one"
+        )
+    return AdapterCard.model_validate_json(text)
 
 
 def _base_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
