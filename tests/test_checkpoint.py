@@ -365,6 +365,16 @@ class TestLora:
         restore(tiny_flux.transformer)
         assert not any(hasattr(module, "_diffusers_hook") for module in tiny_flux.transformer.modules())
 
+    def test_training_masks_a_lora_added_after(self, tiny_flux: Tiny) -> None:
+        elastic, inputs = other_routers(tiny_flux), tiny_flux.inputs(4, seed=2)
+        add_lora(tiny_flux.transformer)
+        elastic.train_mode()
+        masked = output_of(tiny_flux.transformer, inputs)
+        elastic.eval_mode()
+        sliced = output_of(tiny_flux.transformer, inputs)
+        assert elastic.trace.mean_width < 1
+        torch.testing.assert_close(masked, sliced, rtol=1e-4, atol=1e-4)
+
     def test_a_lora_added_after_counts_at_once(self, tiny_flux: Tiny) -> None:
         elastic = elasticize(tiny_flux.transformer)
         inputs = tiny_flux.inputs(2)

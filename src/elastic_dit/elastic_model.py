@@ -285,6 +285,8 @@ class ElasticModel:
             self.transformer.disable_gradient_checkpointing()
         self.weights.watch(self.transformer)
         self.calibration = None  # it holds for routers and weights as they were
+        for site in self.sites:  # a LoRA may have been put on since the last forward
+            site.attach_mlps()
         self._engine.learning.gradient_checkpointing = bool(gradient_checkpointing)
         self._engine.training = True
         self.reset()
