@@ -75,7 +75,7 @@ class FlowConfig(_Strict):
 
 
 class LoraConfig(_Strict):
-    """LoRA on the backbone, where `trainable: lora`."""
+    """LoRA on the backbone, where `trainable: lora`; of an `adapter` that has one, that one goes on."""
 
     rank: int = Field(default=16, gt=0)
     """Rank of the update."""

@@ -65,6 +65,9 @@ class Trainee:
             batches: transformer inputs, and what they were made from, to measure importance on and to fit a
                 schedule to.
             device: where training will run.
+
+        Raises:
+            ConfigError: nothing would learn.
         """
         config = self.config
         self.transformer.to(device)
@@ -79,12 +82,8 @@ class Trainee:
                 self.elastic = reroute(self.elastic, _started(config.elastic, self.elastic.config))
                 self.elastic.stack.to(device)
             self.transformer.requires_grad_(config.trainable == "full")
-        if config.trainable == "lora" and not getattr(self.transformer, "peft_config", None):
-            from peft import LoraConfig
-
-            options = config.lora
-            lora = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=options.target_modules)
-            self.transformer.add_adapter(lora)
+        if config.trainable == "lora":
+            self._learn_lora()
         if config.adapter is None and config.elastic is not None:
             self.elastic = elasticize(self.pipeline, config.elastic)
             self.elastic.stack.to(device)
@@ -102,7 +101,26 @@ class Trainee:
         for site, width in zip(self.elastic.sites, self.elastic.config.route or (), strict=False):
             if not width:  # what never runs has no gradient, which DDP would wait for
                 site.block.requires_grad_(False)
-        return TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
+        module = TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError(
+                f"trainable: {config.trainable} leaves nothing to learn: a fixed route has no routers; train full or "
+                "lora, or add an `elastic` section for fresh routers"
+            )
+        return module
+
+    def _learn_lora(self) -> None:
+        """The adapter's own LoRA goes on; where there is none, a fresh one begins."""
+        if getattr(self.transformer, "peft_config", None):
+            for name, parameter in self.transformer.named_parameters():
+                if ".lora_" in name:
+                    parameter.requires_grad_(True)
+            return
+        from peft import LoraConfig
+
+        options = self.config.lora
+        lora = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=options.target_modules)
+        self.transformer.add_adapter(lora)
 
     def _convert(self, values: dict[str, Any], batches: Sequence[dict[str, Any]]) -> None:
         """Another method's transformer, which starts from the same order of MLP channels."""
