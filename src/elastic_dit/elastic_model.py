@@ -15,6 +15,7 @@ from elastic_dit.core.cost import BlockCost
 from elastic_dit.core.objective import BudgetLoss, GlobalMean, budget_loss, routing_logs
 from elastic_dit.core.router_stack import RouterStack
 from elastic_dit.engine.engine import Engine
+from elastic_dit.engine.offload import refuse_absent_weights
 from elastic_dit.engine.plan import Plan
 from elastic_dit.engine.site import Site
 from elastic_dit.engine.trace import Trace
@@ -285,8 +286,6 @@ class ElasticModel:
             self.transformer.disable_gradient_checkpointing()
         self.weights.watch(self.transformer)
         self.calibration = None  # it holds for routers and weights as they were
-        for site in self.sites:  # a LoRA may have been put on since the last forward
-            site.attach_mlps()
         self._engine.learning.gradient_checkpointing = bool(gradient_checkpointing)
         self._engine.training = True
         self.reset()
@@ -333,7 +332,12 @@ class ElasticModel:
             folder: where to. Other files in it stay; those of an adapter are replaced, all or none of them. A
                 calibration that this model does not carry is another adapter's and is deleted.
             dtype: store the backbone's weights in this dtype; routers stay float32.
+
+        Raises:
+            BackboneError: the backbone's weights are offloaded layer by layer.
+            CheckpointError: several LoRAs are active, and none is the adapter's.
         """
+        refuse_absent_weights(self.transformer, "take that off first, with `pipe.remove_all_hooks()`")
         return checkpoint.save(
             Path(folder), self.transformer, self.stack, self.config, self.weights, dtype, self.calibration
         )

@@ -1,6 +1,7 @@
 """Weights that accelerate or diffusers move to the device and away: elastic before or after, and back."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,11 +90,15 @@ def test_layers_hooked_since_are_restored(hook: Callable[[Any], None]) -> None:
     torch.testing.assert_close(output_of(tiny.transformer, inputs), output_of(tiny.dense, inputs))
 
 
-def test_weights_that_are_not_there_are_refused() -> None:
+def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     tiny = Tiny(backbones["flux"])
     by_layer(tiny.transformer)
     with pytest.raises(BackboneError, match="offloaded layer by layer: make it elastic first"):
         elasticize(tiny.transformer)
+    elastic = elasticize(Tiny(backbones["flux"]).transformer)
+    by_layer(elastic.transformer)
+    with pytest.raises(BackboneError, match="offloaded layer by layer: take that off first"):
+        elastic.save(tmp_path)
     assert torch.equal(output_of(tiny.transformer, tiny.inputs()), output_of(tiny.dense, tiny.inputs()))
 
 

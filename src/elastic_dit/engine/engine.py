@@ -135,7 +135,7 @@ class Engine:
         self.costs.begin(arguments, self.sites)
         self._routes = len(self.routers) > 0 and (self.training or self.plan is None or self.routed_plan)
         if self.training:
-            for site in self.sites:
+            for site in self.sites:  # a LoRA may have been put on since
                 site.attach_mlps()
             self.learning.routed = []
             self._run, self._branch, self.budgets.unspent = None, Branch("training", None, len(image), 0), []
