@@ -12,6 +12,7 @@ from runs import Runs
 from tiny import output_of
 
 CACHES = ["fastercache", "first-block-cache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"]
+CACHES += ["teacache-fitted"]
 
 
 @pytest.fixture(autouse=True)

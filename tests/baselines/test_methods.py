@@ -14,6 +14,7 @@ from elastic_dit.baselines import Task, baselines
 from elastic_dit.baselines.fewer_steps import spread_steps
 from elastic_dit.baselines.magcache import RETENTION_RATIO, calibrate
 from elastic_dit.baselines.static_prune import kept_blocks
+from elastic_dit.baselines.teacache import fit
 from elastic_dit.errors import BackboneError, ConfigError
 from runs import Runs
 
@@ -241,6 +242,33 @@ def test_teacache_has_a_state_for_each_branch(qwen: Runs, threshold: float) -> N
         modulated.append(functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None])
     expected = expected_steps(relative_changes(modulated), [1.0, 0.0], threshold)
     assert called == [step for step in expected for _ in range(2)]
+
+
+def test_teacache_is_fitted_to_the_model(qwen: Runs) -> None:
+    """A polynomial through each branch's changes of input and velocity; the transformer is as it was."""
+    transformer = qwen.fresh()
+    coefficients = fit(transformer, qwen.task)
+    block = transformer.transformer_blocks[0]
+    tokens: list[Tensor] = []
+    temb: list[Tensor] = []
+    velocities: list[Tensor] = []
+    handles = [
+        transformer.img_in.register_forward_hook(lambda _module, _inputs, output: tokens.append(output)),
+        transformer.time_text_embed.register_forward_hook(lambda _module, _inputs, output: temb.append(output)),
+        transformer.register_forward_hook(lambda _module, _inputs, output: velocities.append(output[0])),
+    ]
+    called = qwen.steps_of(transformer.transformer_blocks[-1].attn, transformer)
+    assert len(called) == len(tokens), "nothing is skipped"
+    for handle in handles:
+        handle.remove()
+    modulated = []
+    for x, embedding in zip(tokens, temb, strict=True):
+        shift, scale = block.img_mod(embedding).chunk(6, dim=1)[:2]
+        modulated.append(functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None])
+    both = [(modulated[branch::2], velocities[branch::2]) for branch in (0, 1)]
+    changes = [change for inputs, _ in both for change in relative_changes(inputs)]
+    outputs = [change for _, outputs in both for change in relative_changes(outputs)]
+    assert coefficients == pytest.approx(np.polyfit(changes, outputs, 2), rel=1e-2)
 
 
 def test_teacache_adds_the_residual_of_the_whole_stack(flux: Runs) -> None:

@@ -87,7 +87,8 @@ def test_baselines(pipe: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cache-dit", "fastercache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache"]
+    "name",
+    ["cache-dit", "fastercache", "fora", "learning-to-cache", "magcache", "taylorseer", "teacache", "teacache-fitted"],
 )
 def test_caches_that_a_pipeline_runs(pipe: Any, tmp_path: Path, name: str) -> None:
     """A pipeline calls both guidance branches, and forgets their states when its run ends."""

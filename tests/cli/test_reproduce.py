@@ -210,6 +210,7 @@ def test_with_what_ships_these_train_nothing() -> None:
         "converged-caches-4",
         "converged-caches-8",
         "converged-caches-28",
+        "converged-teacache-8",
         "dozen-caches-4",
         "dozen-caches-8",
     )

@@ -102,7 +102,7 @@ def peers(
     """The elastic model beside other ways to be faster, at the same FLOPs where they have a dial.
 
     Baselines: compiled, fewer-steps, static-prune, first-block-cache, fora, learning-to-cache, taylorseer, magcache,
-    fastercache, teacache, cache-dit.
+    fastercache, teacache, teacache-fitted, cache-dit.
     """
 
     def measure(chosen: "Size", where: "torch.device", number: "torch.dtype", common: dict[str, Any]) -> "RunRecord":
