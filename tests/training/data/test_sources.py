@@ -4,9 +4,10 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from elastic_dit.errors import DataError
 from elastic_dit.training.data.sources import read_pairs, square
@@ -33,10 +34,14 @@ def write_shard(file: Path, samples: dict[str, dict[str, bytes]]) -> None:
                 tar.addfile(info, io.BytesIO(content))
 
 
-def png(color: str) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    paint(color).save(buffer, "PNG")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png(color: str) -> bytes:
+    return encoded(paint(color), "PNG")
 
 
 def colors_and_captions(source: str, path: Path, column: str = "text") -> list[tuple[str, str]]:
@@ -120,6 +125,104 @@ def test_a_shard_sample_without_image_or_caption_is_named(tmp_path: Path) -> Non
     write_shard(tmp_path / "a.tar", {"blind": {"txt": b"a caption"}})
     with pytest.raises(DataError, match="sample blind"):
         list(read_pairs("webdataset", str(tmp_path)))
+
+
+def of_both(tmp_path: Path, suffix: str, content: bytes, caption: str = "a cat") -> list[tuple[Image.Image, str]]:
+    """The same pair from a folder and from a shard."""
+    (tmp_path / f"0.{suffix}").write_bytes(content)
+    (tmp_path / "0.txt").write_bytes(caption.encode())
+    write_shard(tmp_path / "a.tar", {"0": {suffix: content, "caption": caption.encode()}})
+    return [*read_pairs("folder", str(tmp_path)), *read_pairs("webdataset", str(tmp_path))]
+
+
+def test_a_caption_member_is_text(tmp_path: Path) -> None:
+    assert [caption for _, caption in of_both(tmp_path, "png", png("red"), "ein K\xe4tzchen\n")] == [
+        "ein K\xe4tzchen"
+    ] * 2
+
+
+def test_transparency_is_white_from_every_source(tmp_path: Path) -> None:
+    clear = encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG")
+    assert [square(image, 4).getpixel((1, 1)) for image, _ in of_both(tmp_path, "png", clear)] == [(255,) * 3] * 2
+
+
+def test_photos_stand_as_viewers_show_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was held upright: turn by 90 degrees
+    lying = Image.new("RGB", (40, 20), "blue")
+    lying.paste("red", (0, 0, 20, 20))
+    for image, _ in of_both(tmp_path, "jpg", encoded(lying, "JPEG", exif=exif)):
+        assert image.size == (20, 40)
+        red, _, blue = image.getpixel((10, 4))  # type: ignore[misc]
+        assert red > 200 > 50 > blue
+
+
+def test_pairs_that_are_passed_over_are_not_decoded(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    for index, color in enumerate(COLORS):
+        (tmp_path / f"{index}.txt").write_text(f"a {color} thing")
+    (tmp_path / "0.png").write_bytes(b"no image")
+    members = [{"png": png(color), "txt": f"a {color} thing".encode()} for color in COLORS]
+    members[0]["png"] = b"no image"
+    write_shard(tmp_path / "a.tar", {str(index): member for index, member in enumerate(members)})
+    for source in ("folder", "webdataset"):
+        captions = [caption for _, caption in read_pairs(source, str(tmp_path), start=1)]  # type: ignore[arg-type]
+        assert captions == ["a green thing", "a blue thing"]
+        assert not list(read_pairs(source, str(tmp_path), start=5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", encoded(Image.effect_noise((64, 64), 50), "JPEG")[:-400]])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    write_shard(tmp_path / "a.tar", {"7": {"jpg": content, "txt": b"a cat"}})
+    with pytest.raises(DataError, match=r"cannot read the image 7\.jpg of .*a\.tar: .*; replace it, or remove it"):
+        list(read_pairs("webdataset", str(tmp_path)))
+    (tmp_path / "8.jpg").write_bytes(content)
+    (tmp_path / "8.txt").write_text("a cat")
+    with pytest.raises(DataError, match=r"cannot read the image .*8\.jpg: .*; replace it, or remove it"):
+        list(read_pairs("folder", str(tmp_path)))
+
+
+def test_an_image_of_a_hub_dataset_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"image": {"bytes": content, "path": None}, "text": "a cat"} for content in (png("red"), b"no image")]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows, features=features))
+    pairs = read_pairs("hub", "some/cats")
+    assert next(pairs)[1] == "a cat"
+    with pytest.raises(DataError, match="cannot read the image in row 1 of some/cats"):
+        next(pairs)
+
+
+def test_a_tar_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"7": {"png": png("red") * 99, "txt": b"a cat"}})
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"a\.tar is no whole tar file \(unexpected end of data"):
+        list(read_pairs("webdataset", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"file_name": "1.png", "te', r"line 2 of .*metadata\.jsonl is not valid JSON .*; correct or remove it"),
+        (b'{"text": "a cat"}', r'line 2 of .*metadata\.jsonl has no file_name; expected {"file_name": \.\.\., "text"'),
+        (b"[]", r"line 2 of .*metadata\.jsonl has no file_name"),
+        (b'{"text": "\xe4"}', r"metadata\.jsonl is no UTF-8 text .*; save it as UTF-8"),
+    ],
+)
+def test_a_broken_line_of_metadata_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    write_images(tmp_path)
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "0.png", "text": "a cat"}\n' + line)
+    with pytest.raises(DataError, match=said):
+        list(read_pairs("folder", str(tmp_path)))
+
+
+def test_a_line_of_metadata_ends_where_json_lines_do(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    rows = [{"file_name": f"{index}.png", "text": "a\u2028cat"} for index in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert [caption for _, caption in read_pairs("folder", str(tmp_path))] == ["a\u2028cat"] * 3
 
 
 def test_square_crops_the_centre() -> None:
