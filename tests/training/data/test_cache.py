@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,44 @@ def test_an_interrupted_encoding_goes_on_at_its_last_whole_shard(data: DataConfi
     resumed = encode(family, data, data.path, quiet=True)
     assert rows(resumed) == whole
     assert not any(caption.startswith(("a", "b", "c")) for caption in family.encoded)
+
+
+def test_an_encoding_goes_on_without_the_images_it_has_done(data: DataConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        encode(LetterFamily(fail_after=4), data, data.path, quiet=True)
+    first = Path(data.path) / "0.png"
+    first.write_bytes(bytes(first.stat().st_size))  # would be an error if it were decoded
+    assert len(encode(LetterFamily(), data, data.path, quiet=True)) == PAIRS
+
+
+@pytest.mark.parametrize("limit", [None, 5, 6])
+def test_an_encoding_that_lacks_its_index_alone_is_finished(data: DataConfig, limit: int | None) -> None:
+    data = data.model_copy(update={"limit": limit})
+    whole = encode(LetterFamily(), data, data.path, quiet=True)
+    (whole.folder / "index.json").unlink()
+    family = LetterFamily()
+    again = encode(family, data, data.path, quiet=True)
+    assert family.encoded == [""]
+    assert rows(again) == rows(whole)
+
+
+def test_images_are_made_small_and_encoded_as_they_are_read(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Image.Image] = []
+
+    def photos(*_: Any) -> Iterator[tuple[Image.Image, str]]:
+        for _number in range(5):
+            read.append(Image.new("RGB", (40, 30)))
+            yield read[-1], "a photo"
+
+    class Watching(LetterFamily):
+        def encode_images(self, images: list[Image.Image]) -> Tensor:
+            seen.append((len(read), {image.size for image in images}))
+            return super().encode_images(images)
+
+    seen: list[tuple[int, set[tuple[int, int]]]] = []
+    monkeypatch.setattr(cache, "read_pairs", photos)
+    encode(Watching(), data, data.path, quiet=True)
+    assert seen == [(n, {(8, 8)}) for n in (2, 3, 5)]  # shards of 3, batches of 2
 
 
 @pytest.mark.parametrize("change", [{"resolution": 4}, {"limit": 5}])

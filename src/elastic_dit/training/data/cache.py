@@ -4,18 +4,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elastic_dit.errors import DataError
 from elastic_dit.training.config import DataConfig
-from elastic_dit.training.data.sources import read_pairs, square
+from elastic_dit.training.data.sources import Pair, read_pairs, square
 from elastic_dit.training.families.base import Family
 
 SHARD = 2048
@@ -85,16 +86,14 @@ def encode(family: Family, data: DataConfig, path: str, *, quiet: bool = False) 
         return EncodedDataset(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
-    pairs = islice(read_pairs(data.source, path, data.caption_column), data.limit)
-    length = shard = 0
-    progress = track(_chunks(pairs, SHARD), f"encoding {path}", disable=quiet, show_speed=False)
-    for chunk in progress:
-        target = _shard(folder, shard)
-        if not target.is_file():
-            batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
-            encoded = [_encode_batch(family, batch, data.resolution) for batch in batches]
-            _write({name: torch.cat([b[name] for b in encoded]) for name in encoded[0]}, target)
-        length, shard = length + len(chunk), shard + 1
+    finished = _count_shards(folder)
+    pairs = track(_squares(data, path, finished * SHARD), f"encoding {path}", disable=quiet, show_speed=False)
+    for shard in count(finished):
+        encoded = [_encode_batch(family, batch) for batch in _chunks(islice(pairs, SHARD), BATCH)]
+        if not encoded:
+            break
+        _write({name: torch.cat([batch[name] for batch in encoded]) for name in encoded[0]}, _shard(folder, shard))
+    length = _count_pairs(folder)
     if not length:
         raise DataError(f"no image-caption pairs at {path}")
     empty = {f"text.{name}": value[0] for name, value in family.encode_prompts([""]).items()}
@@ -133,10 +132,16 @@ class StepBatches:
         return int(self._order[offset])
 
 
-def _encode_batch(family: Family, pairs: list[Any], resolution: int) -> Sample:
-    images = [square(image, resolution) for image, _ in pairs]
+def _squares(data: DataConfig, path: str, start: int) -> Iterator[Pair]:
+    """The pairs from `start` on, each made small as it is read: originals of a whole shard would fill the memory."""
+    pairs = read_pairs(data.source, path, data.caption_column, start)
+    limit = None if data.limit is None else max(data.limit - start, 0)
+    return ((square(image, data.resolution), caption) for image, caption in islice(pairs, limit))
+
+
+def _encode_batch(family: Family, pairs: list[Pair]) -> Sample:
     text = family.encode_prompts([caption for _, caption in pairs])
-    latents = {"latents": family.encode_images(images)}
+    latents = {"latents": family.encode_images([image for image, _ in pairs])}
     return _half(latents | {f"text.{name}": value for name, value in text.items()})
 
 
@@ -156,6 +161,19 @@ def _write(sample: Sample, target: Path) -> None:
 
 def _shard(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.safetensors"
+
+
+def _count_shards(folder: Path) -> int:
+    return len(list(folder.glob("[0-9]*.safetensors")))
+
+
+def _count_pairs(folder: Path) -> int:
+    """All shards but the last are full."""
+    last = _count_shards(folder) - 1
+    if last < 0:
+        return 0
+    with safe_open(_shard(folder, last), "pt") as shard:
+        return last * SHARD + shard.get_slice("latents").get_shape()[0]
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
