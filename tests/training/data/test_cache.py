@@ -1,6 +1,8 @@
 """The encoded cache (whole, resumed, renewed) and the order in which training reads it."""
 
 import json
+import os
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -167,6 +169,51 @@ def test_changed_data_is_encoded_anew(data: DataConfig) -> None:
     second = encode(LetterFamily(), data, data.path, quiet=True)
     assert second.folder != first.folder
     assert second[0]["text.states"].tolist() == [18, ord("l")]
+
+
+def folder_of(data: DataConfig) -> Path:
+    return encode(LetterFamily(), data, data.path, quiet=True).folder
+
+
+def test_a_caption_of_the_same_length_is_another(data: DataConfig) -> None:
+    first = folder_of(data)
+    (Path(data.path) / "0.txt").write_text("z")
+    second = folder_of(data)
+    (Path(data.path) / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "x"}')
+    third = folder_of(data)
+    (Path(data.path) / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "y"}')
+    fourth = folder_of(data)
+    assert len({first, second, third, fourth}) == 4
+    assert EncodedDataset(fourth)[0]["text.states"].tolist() == [1, ord("y")]
+
+
+def test_a_folder_that_was_copied_is_not_encoded_again(data: DataConfig) -> None:
+    first = folder_of(data)
+    for file in Path(data.path).iterdir():
+        os.utime(file, (0, 0))
+    assert folder_of(data) == first
+
+
+def test_a_shard_that_was_written_again_is_encoded_anew(data: DataConfig) -> None:
+    """A tar file is filled up to a whole number of blocks, so that its size says little."""
+    shard = Path(data.path) / "0.tar"
+    data = data.model_copy(update={"source": "webdataset"})
+
+    def write(caption: str, time: int) -> Path:
+        (Path(data.path) / "0.txt").write_text(caption)
+        with tarfile.open(shard, "w") as tar:
+            for name in ("0.png", "0.txt"):
+                tar.add(Path(data.path) / name, name)
+        (Path(data.path) / "0.txt").write_text("")
+        os.utime(shard, (time, time))
+        return folder_of(data)
+
+    first = write("a cat", 1)
+    size = shard.stat().st_size
+    second = write("two cats", 2)
+    assert shard.stat().st_size == size
+    assert second != first
+    assert EncodedDataset(second)[0]["text.states"].tolist() == [8, ord("t")]
 
 
 def test_no_pairs_is_an_error(data: DataConfig) -> None:

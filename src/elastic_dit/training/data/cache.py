@@ -16,11 +16,12 @@ from torch import Tensor
 
 from elastic_dit.errors import DataError
 from elastic_dit.training.config import DataConfig
-from elastic_dit.training.data.sources import Pair, read_pairs, square
+from elastic_dit.training.data.sources import IMAGE_SUFFIXES, Pair, read_pairs, square
 from elastic_dit.training.families.base import Family
 
 SHARD = 2048
 BATCH = 64
+TEXT_SUFFIXES = {".txt", ".jsonl", ".json", ".csv"}
 Sample = dict[str, Tensor]
 
 
@@ -182,9 +183,19 @@ def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _stamp(path: str) -> list[Any]:
-    """A data path with the names and sizes below it, so that changed data is encoded anew."""
+    """A data path with the files below it and what tells their contents, so that changed data is encoded anew."""
     folder = Path(path)
     if not folder.is_dir():
         return [path]
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [str(folder.resolve()), [(str(file.relative_to(folder)), file.stat().st_size) for file in files]]
+    return [str(folder.resolve()), [(str(file.relative_to(folder)), _mark(file)) for file in files]]
+
+
+def _mark(file: Path) -> str | int | tuple[int, int]:
+    """What changes when a file does, at little cost; in a copy it stays, of a shard where the copy keeps its time."""
+    suffix = file.suffix.lower()
+    if suffix in TEXT_SUFFIXES:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    stat = file.stat()
+    # another picture is compressed to another size; a shard with another caption may keep its own
+    return stat.st_size if suffix in IMAGE_SUFFIXES - {".bmp"} else (stat.st_size, stat.st_mtime_ns)
