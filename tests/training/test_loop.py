@@ -243,7 +243,9 @@ def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
         "values = [trainer._train_step(batches) for _ in range(4)]\n"
         "rank = trainer.accelerator.process_index\n"
         "state = trainer.accelerator.unwrap_model(trainer.model).state_dict()\n"
-        "torch.save({'state': state, 'budget': [v['budget_loss'] for v in values],"
+        "group = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device('cpu'))\n"
+        "torch.save({'patience': group.options._timeout.total_seconds(), 'state': state,"
+        " 'budget': [v['budget_loss'] for v in values],"
         " 'own': [v['flops/share'] for v in values]}, sys.argv[2] + f'/rank{rank}.pt')\n"
     )
     config = written(elastic_values | {"elastic": {"init": "random", "router_hidden_size": 8}}, tmp_path)
@@ -255,6 +257,7 @@ def test_two_ranks_agree(elastic_values: dict[str, Any], tmp_path: Path):
     assert run.returncode == 0, run.stderr[-2000:]
     one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(one["state"][name], two["state"][name]) for name in one["state"])
+    assert one["patience"] >= 24 * 3600  # the second waits for as long as the first encodes
     assert one["own"] != two["own"]  # the ranks saw different samples
     assert one["budget"] == pytest.approx(two["budget"], rel=1e-6)  # and were held to the same mean
 

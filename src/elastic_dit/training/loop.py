@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from rich.console import Console
@@ -26,6 +27,8 @@ from elastic_dit.training.setup import Trainee
 from elastic_dit.training.state import latest_checkpoint, load_state, prune, save_state
 
 SIGMA_BINS = 4
+PATIENCE = timedelta(days=2)
+"""How long ranks wait for another: as long as the first may need to encode the data."""
 
 
 class Trainer:
@@ -40,6 +43,7 @@ class Trainer:
             cpu=not torch.accelerator.is_available(),  # else the ranks of torchrun on CPUs would not meet
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         self.main = self.accelerator.is_main_process
         self.console = Console(quiet=quiet or not self.main)
