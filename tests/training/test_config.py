@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
+from diffusers.optimization import SchedulerType, get_scheduler
 
 from elastic_dit.errors import ConfigError
-from elastic_dit.training.config import TrainConfig
+from elastic_dit.training.config import Schedule, TrainConfig
 from elastic_dit.training.yaml_file import read_yaml
 
 TEXT = """
@@ -36,12 +39,20 @@ def test_clear_errors(file: Path, tmp_path: Path) -> None:
         (TEXT + "step: 3", "did you mean 'steps'"),
         (TEXT + "steps: 2", "'steps' is there twice"),
         (TEXT + "elastic: {tau: 0.5, rho_g: 0.5, tau: 0.6}", "'tau' is there twice"),
+        (TEXT + "optimizer: {schedule: cosin}", r"optimizer\.schedule = 'cosin': .*'constant_with_warmup', .*'cosine'"),
         ("- output", "list"),
         ("a: b: c", "not valid YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             TrainConfig.load(file)
+
+
+def test_the_schedules_are_those_of_diffusers() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    for name in get_args(Schedule):
+        assert get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2)
+    assert {*get_args(Schedule), "piecewise_constant"} == {name.value for name in SchedulerType}
 
 
 def test_what_is_merged_may_be_changed(tmp_path: Path) -> None:

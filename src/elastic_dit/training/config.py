@@ -12,6 +12,9 @@ from elastic_dit.conversions.base import read_options
 from elastic_dit.errors import ConfigError
 from elastic_dit.training.yaml_file import read_yaml
 
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+"""Those of diffusers that need no more than the steps: all but `piecewise_constant`."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -47,8 +50,8 @@ class OptimizerConfig(_Strict):
     """Decay of the first and second moments."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    schedule: str = "cosine"
-    """A schedule of diffusers: constant, constant_with_warmup, linear, cosine, polynomial..."""
+    schedule: Schedule = "cosine"
+    """One of diffusers' schedules."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear warm-up."""
     max_grad_norm: float = Field(default=1.0, gt=0)
