@@ -40,11 +40,13 @@ def test_clear_errors(file: Path, tmp_path: Path) -> None:
         (TEXT + "steps: 2", "'steps' is there twice"),
         (TEXT + "elastic: {tau: 0.5, rho_g: 0.5, tau: 0.6}", "'tau' is there twice"),
         (TEXT + "optimizer: {schedule: cosin}", r"optimizer\.schedule = 'cosin': .*'constant_with_warmup', .*'cosine'"),
+        (TEXT + "[a, b]: 3", r"a key is a list or a mapping.*line 6"),
+        (TEXT + "elastic: {{tau: 0.5}}", "a key is a list or a mapping"),
         ("- output", "list"),
         ("a: b: c", "not valid YAML"),
     ):
         file.write_text(text)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=rf"(?s){said}"):
             TrainConfig.load(file)
 
 
