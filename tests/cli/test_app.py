@@ -1,3 +1,5 @@
+import errno
+import io
 import signal
 import subprocess
 import sys
@@ -87,6 +89,23 @@ def test_ctrl_c_exits_130_and_says_nothing(
     assert code == 130
     assert capsys.readouterr().err == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a write to an open file fails, the system names no file."""
+    monkeypatch.setattr("elastic_dit.cli.app.app", lambda *_, **__: failing(OSError(errno.ENOSPC, "No space left")))
+    outcome = run("info")
+    assert (outcome.code, outcome.err) == (1, "elastic-dit: No space left\n")
+
+
+def test_a_mistake_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elastic_dit.cli.app.app", lambda *_, **__: failing(io.UnsupportedOperation("not readable")))
+    with pytest.raises(io.UnsupportedOperation):
+        run("info")
+
+
+def failing(error: Exception) -> None:
+    raise error
 
 
 def test_the_process_exits_with_the_code_main_returns() -> None:

@@ -91,8 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ElasticDiTError as error:
         return _complain(str(error), USAGE_ERROR)
     except OSError as error:
-        if error.filename is None:
+        if error.strerror is None:  # not the system's, but a library's or our own mistake
             raise
+        if error.filename is None:  # a write to an open file: the disk is full
+            return _complain(error.strerror, FAILURE)
         return _complain(f"{error.filename}: {error.strerror}", USAGE_ERROR)
     except (KeyboardInterrupt, typer.Abort):
         return 130
