@@ -52,6 +52,20 @@ def test_what_was_not_measured_is_refused(speedup: float) -> None:
         table(point(0.0, 1.0, 1.0), point(0.8, 3.0, 0.5)).at_speedup(speedup)
 
 
+def test_a_gap_between_two_curves_is_named() -> None:
+    """Guidance that is taken again saves a third at once."""
+    guided = [
+        Point.model_validate(point(tau, speedup, 0.9).model_dump() | {"setting": Setting(tau, 0, 0, None, 1)})
+        for tau, speedup in ((0.0, 1.32), (0.6, 1.396))
+    ]
+    calibration = table(point(0.0, 1.0, 1.0), point(0.6, 1.07, 0.9), *guided)
+    assert calibration.ranges() == [(1.0, 1.07), (1.32, 1.396)]
+    with pytest.raises(ConfigError, match=r"reaches from 1\.00 to 1\.07 and from 1\.32 to 1\.40"):
+        calibration.at_speedup(1.2)
+    assert calibration.at_speedup(1.32).max_guidance_reuse == 1
+    assert calibration.at_speedup(1.40).tau == 0.6, "an end as it is printed may be asked for"
+
+
 def test_an_adapter_folder_brings_its_calibration(tiny_flux: Tiny, tmp_path: Path) -> None:
     elastic = elasticize(tiny_flux.transformer, ElasticConfig.of(delta=0.3))
     with pytest.raises(ConfigError, match="elastic-dit calibrate"):

@@ -93,26 +93,40 @@ class Calibration(BaseModel):
                 curve.append(point)
         return list(groups.values())
 
+    def ranges(self) -> list[tuple[float, float]]:
+        """The speed-ups that can be asked for, each from one to another: between two curves there may be a gap."""
+        found: list[tuple[float, float]] = []
+        for low, high in sorted((curve[0].speedup, curve[-1].speedup) for curve in self.curves()):
+            if found and low <= found[-1][1]:
+                low, high = found[-1][0], max(found.pop()[1], high)
+            found.append((low, high))
+        return found
+
+    def reachable(self, speedup: float) -> float | None:
+        """A speed-up that has a setting: this one, or the end of a range that reads the same; None: there is none."""
+        ranges = self.ranges()
+        if any(low <= speedup <= high for low, high in ranges):
+            return speedup
+        return {_printed(end): end for ends in ranges for end in ends}.get(_printed(speedup))
+
     def at_speedup(self, speedup: float) -> Setting:
         """The setting for a speed-up: between two points; of several curves, the one that looks most like dense.
 
         Args:
-            speedup: over dense, within the range of the points.
+            speedup: over dense, within one of the `ranges`.
 
         Raises:
-            ConfigError: outside of it.
+            ConfigError: outside of them.
         """
+        if (wanted := self.reachable(speedup)) is None:
+            reached = " and ".join(f"from {_printed(low)} to {_printed(high)}" for low, high in self.ranges())
+            raise ConfigError(f"speedup {speedup:g} was asked for; the calibration reaches {reached}")
         found = [
-            _between(below, above, speedup)
+            _between(below, above, wanted)
             for curve in self.curves()
             for below, above in pairwise([curve[0], *curve])
-            if below.speedup <= speedup <= above.speedup
+            if below.speedup <= wanted <= above.speedup
         ]
-        if not found:
-            low, *_, high = sorted(point.speedup for curve in self.curves() for point in curve)
-            raise ConfigError(
-                f"speedup {speedup:g} was asked for; the calibration reaches from {low:.2f} to {high:.2f}"
-            )
         return max(found)[1]
 
     def write(self, folder: Path) -> Path:
@@ -136,6 +150,11 @@ class Calibration(BaseModel):
             return cls.model_validate_json(file.read_text())
         except ValidationError as error:
             raise CheckpointError(f"{file} is no calibration: {explain(error, cls)}") from error
+
+
+def _printed(speedup: float) -> str:
+    """As errors and tables print it."""
+    return f"{speedup:.2f}"
 
 
 def _between(below: Point, above: Point, speedup: float) -> tuple[float, Setting]:

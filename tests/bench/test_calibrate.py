@@ -84,6 +84,25 @@ def test_a_step_in_the_speed_is_found(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert result.checks[0].point.speedup == pytest.approx(1.45, rel=CLOSE)
 
 
+def test_a_speed_up_in_a_gap_costs_no_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance that is taken again gives 1.3, and no threshold more than 1.1."""
+    monkeypatch.setattr(
+        statistics, "median", lambda _: 1 + 0.1 * bench.elastic.tau + 0.3 * bench.elastic.max_guidance_reuse
+    )
+    kept: list[tuple[int, int]] = []
+    result = calibrate(
+        bench,
+        PROMPTS[:1],
+        replace(SETTINGS, guidance=3.0),
+        points=10,
+        repeats=1,
+        checks=(1.2, 1.32),
+        keep=lambda table: kept.append((len(table.points), len(table.checks))),
+    )
+    assert [check.asked for check in result.checks] == [1.32]
+    assert kept == [(10, 0), (10, 0), (10, 1)], "the table is written down before anything is checked"
+
+
 def test_guidance_is_a_way_of_its_own(bench: Bench) -> None:
     result = calibrate(bench, PROMPTS[:1], replace(SETTINGS, guidance=3.0), points=10, repeats=1)
     guided = [point for point in result.points if point.setting.max_guidance_reuse]

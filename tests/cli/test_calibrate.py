@@ -37,9 +37,13 @@ def test_a_speed_up_can_be_asked_for_afterwards(
     assert_refused(run("generate", "a cat", *model, *output, *SIZE, "--speedup", 2, "--tau", 0.5), "--speedup", "--tau")
 
 
-def test_bad_input(run: Run, pair: tuple[Path, Path], adapter: Path, tmp_path: Path) -> None:
+def test_bad_input(
+    run: Run, pair: tuple[Path, Path], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = ("--model", pair[0], "--adapter", adapter)
     assert_refused(run("calibrate", *model, "--prompts", tmp_path / "none.txt"), "none.txt")
     (tmp_path / "empty.txt").write_text("\n")
     assert_refused(run("calibrate", *model, "--prompts", tmp_path / "empty.txt"), "empty")
     assert_refused(run("calibrate", *model, "--points", 3), "points")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert_refused(run("calibrate", *model), str(adapter), "cannot be written")

@@ -1,7 +1,7 @@
 """The dial, measured: settings of an adapter against speed-up and likeness to the dense images."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +33,7 @@ def calibrate(
     checks: Sequence[float] = (),
     command: str = "",
     config: dict[str, Any] | None = None,
+    keep: Callable[[Calibration], object] = lambda result: None,
     progress: Progress = lambda label, done, total: None,
 ) -> Calibration:
     """Measure settings one by one, each in turn with the dense model: with the adapter's cache, without any, and where
@@ -52,6 +53,7 @@ def calibrate(
         checks: speed-ups to ask for in the end, and to measure; those that were not reached are left out.
         command: what makes the table again.
         config: settings to put into the table beside these.
+        keep: what writes the table down: called when it is measured, and with each check again.
         progress: see `compare.Progress`.
     """
     assert settings.steps is not None
@@ -95,19 +97,25 @@ def calibrate(
     )
     while len(result.points) < points:
         result.points.append(measure(_widest_gap(result.points)))
-    reached = [point.speedup for curve in result.curves() for point in curve]
+    keep(result)
     for asked in checks:
-        if not min(reached) <= asked <= max(reached):
-            continue
-        check = Check(asked=asked, point=measure(result.at_speedup(asked)))
-        for _ in range(AGAIN):
-            if abs(check.point.speedup / asked - 1) <= CLOSE:
-                break
-            result.points.append(check.point)
-            check = Check(asked=asked, point=measure(result.at_speedup(asked)))
-        result.checks.append(check)
+        if check := _check(asked, result, measure):
+            result.checks.append(check)
+        keep(result)
     elastic.setting = own
     return result
+
+
+def _check(asked: float, result: Calibration, measure: Callable[[Setting], Point]) -> Check | None:
+    """What comes of a speed-up; None where the table does not reach it, or no more with a point that missed it."""
+    for missed in range(AGAIN + 1):
+        if result.reachable(asked) is None:
+            break
+        point = measure(result.at_speedup(asked))
+        if missed == AGAIN or abs(point.speedup / asked - 1) <= CLOSE:
+            return Check(asked=asked, point=point)
+        result.points.append(point)
+    return None
 
 
 def _tau_dials(keep_prob: npt.NDArray[np.float64], own: float) -> list[float]:

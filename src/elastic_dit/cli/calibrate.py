@@ -1,5 +1,6 @@
 """`elastic-dit calibrate`: what the dial gives on this machine."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,7 @@ def calibrate(
         from elastic_dit.bench.calibrate import calibrate as measure
         from elastic_dit.bench.compare import Bench
         from elastic_dit.evaluation.sampling import SampleSettings
+    from elastic_dit.calibration import CALIBRATION_NAME
     from elastic_dit.checkpoint import local_folder, read
 
     texts = [*(prompt or ()), *(_lines(prompts) if prompts else ())] or list(PROMPTS)
@@ -71,6 +73,8 @@ def calibrate(
     folder = local_folder(elastic)
     if read(folder).config.route is not None:
         raise ConfigError(f"{elastic} has one fixed route and no dial; nothing can be calibrated")
+    if not os.access(folder, os.W_OK):  # what would be known only after minutes of measuring
+        raise ConfigError(f"{folder} cannot be written to; expected an adapter folder that takes a {CALIBRATION_NAME}")
     where = pick_device(device)
     number = pick_dtype(dtype, where)
     if threads:
@@ -87,15 +91,15 @@ def calibrate(
             checks=check or (),
             command=context.obj,
             config={"dtype": str(number).removeprefix("torch.")},
+            keep=lambda table: table.write(folder),
             progress=bar.show,
         )
-    file = result.write(folder)
     print_table(_table(result))
     for made in result.checks:
         typer.echo(f"asked for {made.asked:.2f}×, measured {made.point.speedup:.2f}×")
     for missed in sorted({*(check or ())} - {made.asked for made in result.checks}):
-        typer.echo(f"{missed:.2f}× lies outside of the table and was not measured")
-    typer.echo(f"wrote {file}")
+        typer.echo(f"{missed:.2f}× lies outside of the table, or between its curves, and was not reached")
+    typer.echo(f"wrote {folder / CALIBRATION_NAME}")
 
 
 def _lines(file: Path) -> list[str]:
