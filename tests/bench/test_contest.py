@@ -282,6 +282,8 @@ def test_entries(pipe: Any, folder: Path, tmp_path: Path) -> None:
     for asked in (f"{many}@0.2", f"{one}@0.8"):
         with pytest.raises(ConfigError, match=f"{asked} asks for a budget of .*budget_range"):
             list_rows([asked], [0.5])
+    with pytest.raises(ConfigError, match=r"many was trained for budgets from 0.4 to 1; --budgets asks for 0.2, 0.3"):
+        list_rows([one, many], [0.2, 0.3])
     with pytest.raises(ConfigError, match="no adapter fits"):
         list_rows([f"{tmp_path}/none*"], [])
     elasticize(pipe, ElasticConfig.of(router_hidden_size=8)).save(tmp_path / "map")

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -63,6 +64,30 @@ def test_every_recipe_has_every_seed_once(run: Run, recipes: Path, tmp_path: Pat
     ]
     assert f"{noisy['excess_by_run'][0]:.4f}" in (tmp_path / "a.md").read_text()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_recipes_of_other_budgets_keep_their_scores(run: Run, recipes: Path, tmp_path: Path) -> None:
+    """Each is scored at the highest budget that it knows."""
+    changed = yaml.safe_load(recipes.read_text())
+    ranges = {"low": [0.4, 0.8], "full": [0.4, 1.0], "plain": None}
+    changed["recipes"] = {
+        name: {"about": name, "set": {"elastic.budget_range": limits} if limits else {}}
+        for name, limits in ranges.items()
+    }
+    recipes.write_text(yaml.safe_dump(changed, sort_keys=False))
+    outcome = run("ablate", recipes, "--seeds", 0, "--samples", 4, "--json", tmp_path / "a.json")
+    assert outcome.code == 0, outcome.err
+    record = RunRecord.read(tmp_path / "a.json")
+    assert [(Path(row["name"]).parent.name, row["budget"]) for row in record.results["runs"]] == [
+        ("low-0", 0.8),
+        ("full-0", 1.0),
+        ("plain-0", None),
+    ]
+    dense = np.array(record.samples["dense_loss"])
+    for recipe, row in zip(record.results["recipes"], record.results["runs"], strict=True):
+        own = np.array(record.samples[f"{row['name']}_{row['budget']}_loss"])
+        assert recipe["excess"] == pytest.approx((own - dense).mean())
+    assert len(record.samples) == 4
 
 
 def test_a_recipe_goes_on_from_its_own_seed() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from elastic_dit import ElasticConfig, elasticize
+from elastic_dit.errors import ConfigError
 from elastic_dit.evaluation.fidelity import fidelity
 from elastic_dit.evaluation.images import ENDLESS, judge_images
 from elastic_dit.evaluation.sampling import SampleSettings, sample_images
@@ -48,6 +49,12 @@ def test_variants_leave_the_transformer_dense(pipe: Any, folder: Path, many: str
         assert elastic is None or budget is None or elastic.budget == pytest.approx(budget)
     assert names == [("dense", None), (str(folder / "adapter"), None), (many, 0.4), (many, 1.0)]
     assert not hasattr(pipe.transformer, "_diffusers_hook")
+
+
+def test_an_adapter_without_a_budget_in_its_range_is_refused(pipe: Any, folder: Path, many: str) -> None:
+    """At once, not when its turn comes."""
+    with pytest.raises(ConfigError, match=r"many was trained for budgets from 0.2 to 1; --budgets asks for 0.1, 0.15"):
+        next(variants(pipe.transformer, [str(folder / "adapter"), many], [0.1, 0.15]))
 
 
 def test_rows(pipe: Any, folder: Path, many: str) -> None:

@@ -12,6 +12,7 @@ from elastic_dit.config import ElasticConfig
 from elastic_dit.conversions import is_converted
 from elastic_dit.conversions.base import ROUTES
 from elastic_dit.errors import ConfigError
+from elastic_dit.evaluation.variants import known_budgets
 
 ASKED: dict[str, tuple[str, type]] = {
     "": ("budget", float),
@@ -121,8 +122,8 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
     in `@share=` and a number runs that share of the steps.
 
     Raises:
-        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; a K, a tau or
-            a lag for what has no routers, a share of the steps for what does not choose them.
+        ConfigError: a pattern that no folder fits, or one whose folders differ in their `budget_range`; no budget in
+            that range; a K, a tau or a lag for what has no routers, a share of the steps for what does not choose them.
     """
     rows = [Row(DENSE, (Entry(DENSE),))]
     for asked in adapters:
@@ -145,8 +146,7 @@ def list_rows(adapters: Sequence[str], budgets: Sequence[float]) -> list[Row]:
         if own_budget is not None and not (limits and limits[0] <= own_budget <= limits[1]):
             raise ConfigError(f"{asked} asks for a budget of {own_budget:g}; {folders[0]} has budget_range {limits}")
         wanted = budgets if own_budget is None else [own_budget]
-        known = [budget for budget in wanted if limits[0] <= budget <= limits[1]] if limits else [None]
-        for budget in known:
+        for budget in known_budgets(asked, wanted, limits):
             at = "" if budget is None else f" at {budget:g}"
             at += in_words(own)
             runs = [Entry(folder + at, adapter=folder, budget=budget, **own) for folder in folders]

@@ -74,6 +74,7 @@ def ablate(
     if config.data.validation is None:
         raise ConfigError(f"{file}: the base config has no data.validation to score on")
     adapters = {run: str(stage.makes.parent) for run, stage in stages.items()}
+    highest = {run: _highest_budget(adapter) for run, adapter in adapters.items()}
     with ProgressBar() as bar:
         bar.show("loading", 0, 0)
         family = family_of(load_quietly(config.model, torch.float32, torch.device("cpu")))
@@ -82,20 +83,23 @@ def ablate(
             family,
             encode(family, source, config.data.validation, quiet=True),
             list(adapters.values()),
-            [1.0],
+            sorted({budget for budget in highest.values() if budget is not None}),
             samples=samples,
             batch=batch,
             command=context.obj,
             config={"data": config.data.validation, "resolution": config.data.resolution, "steps": config.steps},
             progress=bar.show,
         )
-    dense, *rows = record.results["rows"]
-    losses = [np.array(values) for values in list(record.samples.values())[1:]]
+    scored = {(row["name"], row["budget"]): row for row in record.results["rows"]}
+    rows = [scored[adapter, highest[run]] for run, adapter in adapters.items()]
+    columns = [f"{adapter}_{highest[run]}_loss" for run, adapter in adapters.items()]
+    record.samples = {name: record.samples[name] for name in ("dense_loss", *columns)}
+    losses = [np.array(record.samples[name]) for name in columns]
     runs = {name: {run[1]: index for index, run in enumerate(adapters) if run[0] == name} for name in names}
     compared = compare_recipes(runs, losses, np.array(record.samples["dense_loss"]), [r["flops_share"] for r in rows])
     record.kind = "ablation"
     record.config |= {"about": recipes.about, "recipes": recipes.model_dump(mode="json"), "seeds": numbers}
-    record.results = {"dense": dense, "runs": rows, "recipes": compared}
+    record.results = {"dense": scored["dense", None], "runs": rows, "recipes": compared}
     if json is not None:
         record.write(json)
     if markdown is not None:
@@ -104,6 +108,14 @@ def ablate(
         write_bytes(plot, ablation_plot(record))
     for table in ablation_tables(record):
         print_table(table)
+
+
+def _highest_budget(adapter: str) -> float | None:
+    """Where a run is scored: recipes may differ in their `budget_range`; None where it has none."""
+    from elastic_dit.checkpoint import read
+
+    limits = read(adapter).config.budget_range
+    return limits[1] if limits else None
 
 
 def _seeds(text: str) -> list[int]:

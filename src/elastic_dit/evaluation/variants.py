@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from elastic_dit.checkpoint import read
 from elastic_dit.elastic_model import ElasticModel
+from elastic_dit.errors import ConfigError
 from elastic_dit.verbs import load, restore
 
 RESAMPLES = 2000
@@ -30,19 +32,40 @@ def variants(transformer: Any, adapters: Sequence[str], budgets: Sequence[float]
         transformer: the dense one; it is dense again at the end.
         adapters: folders or Hub ids.
         budgets: those outside an adapter's range are left out.
+
+    Raises:
+        ConfigError: an adapter would be left out as a whole; before anything is measured.
     """
+    known = {adapter: known_budgets(adapter, budgets, read(adapter).config.budget_range) for adapter in adapters}
     restore(transformer)
     yield Variant("dense", None, None)
     for adapter in adapters:
         elastic = load(transformer, adapter)
-        limits = elastic.config.budget_range
         try:
-            for budget in [b for b in budgets if limits[0] <= b <= limits[1]] if limits else [None]:
+            for budget in known[adapter]:
                 if budget is not None:
                     elastic.budget = budget
                 yield Variant(adapter, budget, elastic)
         finally:
             restore(transformer)
+
+
+def known_budgets(
+    adapter: str, budgets: Sequence[float], limits: tuple[float, float] | None
+) -> Sequence[float] | Sequence[None]:
+    """The budgets in an adapter's range; None alone where it has none.
+
+    Raises:
+        ConfigError: it has a range, and none of them lies in it.
+    """
+    if limits is None:
+        return [None]
+    low, high = limits
+    known = [budget for budget in budgets if low <= budget <= high]
+    if not known:
+        asked = ", ".join(f"{budget:g}" for budget in budgets) or "none"
+        raise ConfigError(f"{adapter} was trained for budgets from {low:g} to {high:g}; --budgets asks for {asked}")
+    return known
 
 
 def interval(values: Array, seed: int = 0) -> tuple[float, float]:
