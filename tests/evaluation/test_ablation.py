@@ -28,6 +28,12 @@ def test_a_recipe_is_compared_on_the_seeds_it_has() -> None:
     assert second["difference"] == 3.0
 
 
+def test_without_a_common_seed_there_is_no_difference() -> None:
+    losses = [np.full(4, value) for value in (1.0, 5.0)]
+    _, second = compare_recipes({"a": {0: 0}, "b": {1: 1}}, losses, np.zeros(4), [1.0] * 2)
+    assert (second["difference"], second["difference_interval"], second["excess"]) == (None, None, 5.0)
+
+
 def test_the_interval_knows_seeds_and_samples() -> None:
     """Where only seeds differ, or only samples, it is as wide as that says."""
     seeds = np.repeat([[0.0], [1.0], [2.0]], 50, axis=1)

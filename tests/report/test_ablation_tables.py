@@ -12,8 +12,10 @@ def record() -> RunRecord:
     random = np.random.default_rng(0)
     dense = random.random(40)
     losses = [dense + 0.2, dense + 0.22, dense + 0.1]
-    rows = compare_recipes({"static": {0: 0, 1: 1}, "noisy": {0: 2}}, losses, dense, [0.5, 0.52, 0.6])
+    runs = {"static": {0: 0, 1: 1}, "noisy": {0: 2}, "late": {2: 2}}
+    rows = compare_recipes(runs, losses, dense, [0.5, 0.52, 0.6])
     recipes = {"static": {"about": "no routers", "set": {"elastic": None}}, "noisy": {"about": "noise", "set": {}}}
+    recipes["late"] = {"about": "of another seed", "set": {}}
     return RunRecord(
         kind="ablation",
         command="elastic-dit ablate x.yaml",
@@ -25,11 +27,12 @@ def record() -> RunRecord:
 
 def test_a_row_for_each_recipe(record: RunRecord) -> None:
     loss, recipes = ablation_tables(record)
-    static, noisy = loss.rows
+    static, noisy, late = loss.rows
     assert static[:3] == ("static", "2", "51.0%")
     assert static[3].startswith("+0.2100") and static[4] == "0.2000 0.2200"
     assert noisy[5].startswith("-0.1000 (-0.1000 to")  # on the one seed that both have
-    assert recipes.rows == [("static", "no routers", "elastic: null"), ("noisy", "noise", "–")]
+    assert late[3] == noisy[3] and late[5] == "–"
+    assert recipes.rows[:2] == [("static", "no routers", "elastic: null"), ("noisy", "noise", "–")]
     assert "`elastic-dit ablate x.yaml`" in ablation_markdown(record)
 
 

@@ -14,7 +14,7 @@ from elastic_dit.evaluation.variants import RESAMPLES, Array
 def compare_recipes(
     runs: Mapping[str, Mapping[int, int]], losses: Sequence[Array], dense: Array, shares: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """A row for each recipe: what its runs lose to the dense model, and to the first recipe.
+    """A row for each recipe: what its runs lose to the dense model, and to the first recipe on the seeds of both.
 
     Args:
         runs: for each recipe, its seeds, and the place of each one's run in the other two.
@@ -27,7 +27,7 @@ def compare_recipes(
     for name, places in runs.items():
         own = np.stack([losses[index] for index in places.values()])  # (R, N)
         shared = [seed for seed in places if seed in reference]
-        apart = np.stack([losses[places[seed]] - losses[reference[seed]] for seed in shared])
+        apart = np.stack([losses[places[seed]] - losses[reference[seed]] for seed in shared]) if shared else None
         rows.append(
             {
                 "name": name,
@@ -36,8 +36,8 @@ def compare_recipes(
                 "excess": float((own - dense).mean()),
                 "excess_by_run": (own - dense).mean(axis=1).tolist(),
                 "excess_interval": two_level_interval(own - dense),
-                "difference": float(apart.mean()),
-                "difference_interval": two_level_interval(apart),
+                "difference": None if apart is None else float(apart.mean()),
+                "difference_interval": None if apart is None else two_level_interval(apart),
             }
         )
     return rows

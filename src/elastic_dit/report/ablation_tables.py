@@ -25,7 +25,9 @@ def ablation_tables(record: RunRecord) -> list[Table]:
                 f"{row['flops_share']:.1%}",
                 _signed(row["excess"], row["excess_interval"]),
                 " ".join(f"{value:.4f}" for value in row["excess_by_run"]),
-                NONE if row is rows[0] else _signed(row["difference"], row["difference_interval"]),
+                NONE
+                if row is rows[0] or row["difference"] is None
+                else _signed(row["difference"], row["difference_interval"]),
             )
             for row in rows
         ],
