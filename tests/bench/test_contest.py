@@ -169,6 +169,27 @@ def test_other_images_are_not_taken_for_these(pipe: Any, folder: Path, tmp_path:
         contest(pipe, tmp_path).images(entry)
 
 
+def test_images_of_a_cache_are_those_of_its_batch(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    """It decides for a batch as a whole; routers decide for each image."""
+    cache, own = Entry("fora", baseline="fora", setting=2), Entry("own", adapter=str(folder / "adapter"))
+    for entry in (cache, own):
+        contest(pipe, tmp_path).images(entry)
+    contest(pipe, tmp_path, batch=3).images(own)
+    with pytest.raises(ConfigError, match="another batch"):
+        contest(pipe, tmp_path, batch=3).images(cache)
+    file = contest(pipe, tmp_path).folder_of(cache) / "entry.json"
+    held = json.loads(file.read_text())
+    assert held.pop("batch") == 2
+    file.write_text(json.dumps(held))  # as earlier versions left it
+    contest(pipe, tmp_path, batch=3).images(cache)
+
+
+def test_images_of_another_dtype_are_not_taken_for_these(pipe: Any, tmp_path: Path) -> None:
+    contest(pipe, tmp_path).images(DENSE)
+    with pytest.raises(ConfigError, match="other prompts, settings or models"):
+        contest(pipe.to(torch.bfloat16), tmp_path).images(DENSE)
+
+
 def test_more_reuse_costs_less(pipe: Any, folder: Path, tmp_path: Path) -> None:
     ours = contest(pipe, tmp_path)
     never, often = (list_rows([f"{folder / 'adapter'}@K={reuse}"], [])[1].runs[0] for reuse in (0, 3))

@@ -146,6 +146,7 @@ class Contest:
             "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
             "model": self._model,
             "adapter": _digest(Path(entry.adapter)) if entry.adapter else None,
+            "batch": self.batch if entry.baseline else None,  # for which a cache decides as a whole
         }
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ENTRY
@@ -155,9 +156,11 @@ class Contest:
         held = json.loads(file.read_text())
         held["entry"] = Entry._field_defaults | held["entry"]  # what can be asked for now may be more than it was then
         held["settings"] = vars(SampleSettings()) | held["settings"]
+        held.setdefault("batch", about["batch"])  # which earlier versions did not note
         if held != json.loads(json.dumps(about)):
             raise ConfigError(
-                f"{folder} holds images of other prompts, settings or models; delete it, or choose another --output"
+                f"{folder} holds images of other prompts, settings or models, or a baseline's of another batch; "
+                "delete it, or choose another --output"
             )
 
     def _flops(self, restart: Callable[[], None], settings: SampleSettings, count: int = COUNTED) -> float:
