@@ -44,7 +44,12 @@ def prune(
             show_default="one budget",
         ),
     ] = None,
-    guidance: Annotated[float, typer.Option(help="Guidance scale of those steps; 1 runs one branch.")] = 1.0,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            help="Guidance scale of --steps: give the one you will sample with, 3 in other commands; 1 runs one branch."
+        ),
+    ] = 1.0,
     shift: Shift = None,
     model: Model = None,
     samples: Annotated[int, typer.Option(min=2, help="Pairs to choose by.")] = 32,
