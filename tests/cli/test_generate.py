@@ -25,6 +25,19 @@ def test_it_writes_numbered_images_and_a_summary(run: Run, pair: tuple[Path, Pat
     assert np.abs(np.array(Image.open(file), dtype=int) - second).max() <= 1  # seed 1 is the second of seed 0
 
 
+def test_batches_draw_the_same_images(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for name, more in (("all", ()), ("few", ("--batch", 2))):
+        file = tmp_path / f"{name}.png"
+        model = ("--model", pair[0], "--adapter", pair[1], "--output", file, "--number", 3)
+        outcome = run("generate", "a cat", *model, *more, *SIZE)
+        assert outcome.code == 0, outcome.err
+        assert f"x {3 if name == 'all' else 1} samples" in outcome.out
+    for number in (1, 2, 3):
+        pixels = [np.array(Image.open(tmp_path / f"{name}-{number}.png"), dtype=int) for name in ("all", "few")]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+    assert len(list(tmp_path.iterdir())) == 6
+
+
 def test_settings_reach_the_routers(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     elastic = ("--model", pair[0], "--adapter", pair[1], "--output", tmp_path / "a.jpg", *SIZE)
     assert "0.0% of them reused" in run("generate", "a cat", *elastic, "--max-reuse", 0).out

@@ -29,6 +29,14 @@ def generate(
     dense: Annotated[bool, typer.Option("--dense", help="Without any adapter: the model as it was.")] = False,
     output: Annotated[Path, typer.Option(help="Image file; several are numbered.")] = Path("image.png"),
     number: Annotated[int, typer.Option(min=1, help="How many images, each with the next seed.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images drawn at once; fewer take less memory. The summary is of the last batch.",
+            show_default="all of --number",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default=PIPELINES)] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default=PIPELINES)] = None,
@@ -87,12 +95,14 @@ def generate(
         raise ConfigError(f"--{next(iter(checked)).replace('_', '-')} turns routers; {fitting} has a fixed route, none")
     for name, value in changes.items():
         setattr(elastic, name, value)
-    seeds = [seed + index for index in range(number)]
-    images = sample_images(pipe, [prompt] * number, seeds, SampleSettings(steps, guidance, height, width, shift))
-    for index, image in enumerate(images):
-        file = output if number == 1 else output.with_stem(f"{output.stem}-{index + 1}")
-        typer.echo(write_bytes(file, encode_image(image, format_name)))
-    if elastic is not None:
+    sampling = SampleSettings(steps, guidance, height, width, shift)
+    for start in range(0, number, batch or number):
+        seeds = [seed + index for index in range(start, min(start + (batch or number), number))]
+        images = sample_images(pipe, [prompt] * len(seeds), seeds, sampling)
+        for index, image in enumerate(images, start=start + 1):
+            file = output if number == 1 else output.with_stem(f"{output.stem}-{index}")
+            typer.echo(write_bytes(file, encode_image(image, format_name)))
+    if elastic is not None:  # of the last batch
         typer.echo(elastic.summary())
 
 
