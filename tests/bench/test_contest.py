@@ -119,10 +119,10 @@ def test_several_images_at_once_are_timed_too(pipe: Any, tmp_path: Path) -> None
         return forward(*args, **kwargs)
 
     pipe.transformer.forward = seen
-    cost = contest(pipe, tmp_path, at_once=2).cost(DENSE)
+    cost = contest(pipe, tmp_path, at_once=2, batch=5).cost(DENSE)
     assert cost.together is not None and cost.together["min"] > 0
     assert {1, 2} < set(sizes)  # and 5, whose FLOPs are counted
-    assert contest(pipe, tmp_path, at_once=2).cost(DENSE) == cost  # read, not timed again
+    assert contest(pipe, tmp_path, at_once=2, batch=5).cost(DENSE) == cost  # read, not timed again
     assert contest(pipe, tmp_path).cost(DENSE).together is None
     sizes.clear()
     contest(pipe, tmp_path, repeats=2).cost(DENSE)
@@ -182,6 +182,24 @@ def test_images_of_a_cache_are_those_of_its_batch(pipe: Any, folder: Path, tmp_p
     assert held.pop("batch") == 2
     file.write_text(json.dumps(held))  # as earlier versions left it
     contest(pipe, tmp_path, batch=3).images(cache)
+
+
+@pytest.mark.parametrize(("batch", "seen"), [(2, [2] * 6), (20, [20])])
+def test_flops_of_a_cache_are_those_of_its_batch(pipe: Any, tmp_path: Path, batch: int, seen: list[int]) -> None:
+    ours = contest(pipe, tmp_path, batch=batch, prompts=PROMPTS * 8)
+    sizes: list[int] = []
+    sample = ours._pipeline.sample
+
+    def noted(prompts: Any, settings: SampleSettings) -> Any:
+        if settings.steps == 4:
+            sizes.append(len(prompts))
+        return sample(prompts, settings)
+
+    ours._pipeline.sample = noted
+    ours._flops_of_dense()
+    sizes.clear()
+    ours.tuned(Wish.read("fora@0.5"))
+    assert sizes[: len(seen)] == seen and set(sizes) == set(seen)
 
 
 def test_images_of_another_dtype_are_not_taken_for_these(pipe: Any, tmp_path: Path) -> None:

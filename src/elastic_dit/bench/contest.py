@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from elastic_dit.timing import ForwardTimer, spread
 
 ENTRY = "entry.json"
 COUNTED, COUNTED_APART = 12, 120
-"""Images whose FLOPs are counted; and where each takes as many steps as its prompt needs."""
+"""Images whose FLOPs are counted, at least; and where each takes as many steps as its prompt needs."""
 
 
 class Cost(NamedTuple):
@@ -104,8 +105,7 @@ class Contest:
         if file.is_file():
             return Cost(**json.loads(file.read_text()))
         with self._pipeline.configured(entry) as (restart, settings):
-            count = COUNTED_APART if _selects_steps(entry) else COUNTED
-            share = self._flops(restart, settings, count) / self._flops_of_dense()
+            share = self._flops(restart, settings, self._counted(entry)) / self._flops_of_dense()
             cost = Cost(share, *(self._ratio(restart, settings, entry.name, size) for size in sizes))
         temporary = file.with_suffix(".partial")
         temporary.write_text(json.dumps(cost._asdict()))
@@ -124,8 +124,9 @@ class Contest:
         def spent(setting: float) -> float:
             if setting not in tried:
                 self.progress(f"tuning {wish.name}", len(tried), 0)
-                with self._pipeline.configured(wish.at(setting)) as (restart, settings):
-                    tried[setting] = self._flops(restart, settings) / self._flops_of_dense()
+                entry = wish.at(setting)
+                with self._pipeline.configured(entry) as (restart, settings):
+                    tried[setting] = self._flops(restart, settings, self._counted(entry)) / self._flops_of_dense()
             return tried[setting]
 
         entry = wish.at(baselines[wish.name].nearest(spent, share))
@@ -163,14 +164,22 @@ class Contest:
                 "delete it, or choose another --output"
             )
 
+    def _counted(self, entry: Entry) -> int:
+        """Images whose FLOPs are counted; of a baseline in whole batches, since caches decide for one as a whole."""
+        if entry.baseline:
+            return math.ceil(COUNTED / self.batch) * self.batch
+        return COUNTED_APART if _selects_steps(entry) else COUNTED
+
     def _flops(self, restart: Callable[[], None], settings: SampleSettings, count: int = COUNTED) -> float:
-        """Of one image, on average."""
+        """Of one image, on average, in the batches that its images are made in."""
         some = self.prompts[:: max(1, len(self.prompts) // count)][:count]  # of all tasks
+        batches = [some[start : start + self.batch] for start in range(0, len(some), self.batch)]
         restart()
-        self._pipeline.sample(some, replace(settings, steps=1))  # an elastic model measures its blocks at its first
-        restart()
+        self._pipeline.sample(batches[0], replace(settings, steps=1))  # an elastic model measures its blocks at first
         with forward_flops(self.pipe.transformer) as counted:
-            self._pipeline.sample(some, settings)
+            for batch in batches:
+                restart()
+                self._pipeline.sample(batch, settings)
         return sum(counted) / len(some)
 
     def _flops_of_dense(self) -> float:
