@@ -29,6 +29,12 @@ RUN = "import sys; from pathlib import Path; from elastic_dit.training.config im
 )
 
 
+ELASTIC = {
+    "elastic": {},
+    "routers that stay": {"router_steps": 0},  # they never have a gradient
+    "lora": {"trainable": "lora"},
+    "routers": {"trainable": "routers"},
+}
 CONVERSIONS = {"dydit": {"method": "dydit"}, "dense2moe": {"method": "dense2moe", "group": 2, "keep": 1}}
 
 
@@ -167,9 +173,10 @@ def test_routers_settle(elastic_values: dict[str, Any]):
     assert not torch.equal(backbone[2], backbone[3])
 
 
-@pytest.mark.parametrize("kind", ["dense", "elastic", *CONVERSIONS])
+@pytest.mark.parametrize("kind", ["dense", *ELASTIC, *CONVERSIONS])
 def test_resume_is_exact(kind: str, values: dict[str, Any], elastic_values: dict[str, Any], tmp_path: Path):
-    base = (elastic_values if kind == "elastic" else values) | {"gradient_accumulation_steps": 2}
+    base = (elastic_values if kind in ELASTIC else values) | {"gradient_accumulation_steps": 2}
+    base |= ELASTIC.get(kind, {})
     if kind in CONVERSIONS:
         base |= {"conversion": CONVERSIONS[kind], "ramp_steps": 3, "flow": {"distillation": 1.0}}
     if kind == "elastic":

@@ -20,6 +20,7 @@ from elastic_dit.errors import CheckpointError
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _LOAD = StateDictOptions(full_state_dict=True)
+_LOAD_MOMENTS = StateDictOptions(full_state_dict=True, strict=False)  # what never had a gradient has none
 
 
 def save_state(
@@ -86,9 +87,12 @@ def load_state(
     try:
         set_model_state_dict(model, model_state, options=_LOAD)
         optimizer_state: Any = {"state": state, "param_groups": meta["param_groups"]}
-        set_optimizer_state_dict(model, optimizer, optimizer_state, options=_LOAD)
+        set_optimizer_state_dict(model, optimizer, optimizer_state, options=_LOAD_MOMENTS)
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} does not fit this model: {error}") from error
+    for name, parameter in model.named_parameters():  # torch counted a step for what the checkpoint has no moments of
+        if name.removeprefix("module.") not in state:
+            optimizer.state.pop(parameter, None)
     return meta["step"], [ema[str(index)] for index in range(len(ema))], meta["extra"]
 
 
