@@ -92,6 +92,8 @@ class Trainee:
                 order_channels(self.elastic, (inputs for inputs, _ in batches))
         if self.elastic is not None and config.elastic is not None and self.elastic.config.init_schedule:
             imitate(self.elastic, batches)
+        for layer in self.family.unused_layers():  # what has no gradient, DDP would wait for
+            layer.requires_grad_(False)
         if self.elastic is None:
             if config.gradient_checkpointing:
                 self.transformer.enable_gradient_checkpointing()
@@ -99,7 +101,7 @@ class Trainee:
         self.elastic.mean.window = config.gradient_accumulation_steps
         self.elastic.train_mode(gradient_checkpointing=config.gradient_checkpointing)
         for site, width in zip(self.elastic.sites, self.elastic.config.route or (), strict=False):
-            if not width:  # what never runs has no gradient, which DDP would wait for
+            if not width:  # nor has what never runs
                 site.block.requires_grad_(False)
         module = TrainableModel(self.transformer, self.elastic.stack if self.routed else None)
         if not any(parameter.requires_grad for parameter in module.parameters()):

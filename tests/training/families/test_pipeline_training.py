@@ -1,11 +1,13 @@
 """The whole way on saved toy pipelines: encode, train elastic, sample, save an adapter, load it on the base."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed
 from PIL import Image
 
 import elastic_dit
@@ -84,3 +86,26 @@ def test_qwen_image_resumes_exactly(qwen_image: Any, images: list[Image.Image], 
     assert [resumed._train_step(batches)["loss"] for _ in range(2)] == losses[2:]
     for (name, one), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+@pytest.mark.parametrize("changes", [{"elastic": None}, {}, {"trainable": "lora"}], ids=["dense", "elastic", "lora"])
+@pytest.mark.usefixtures("one_rank")
+def test_all_that_learns_has_a_gradient(
+    request: pytest.FixtureRequest, images: list[Image.Image], tmp_path: Path, name: str, changes: dict[str, Any]
+):
+    """Or else DDP stops at the second forward."""
+    values = values_of(request.getfixturevalue(name), images, tmp_path)
+    trainer = Trainer(TrainConfig.model_validate(values | changes), quiet=True)
+    trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.model)
+    batches = trainer.batches.from_step(0)
+    for _ in range(2):
+        trainer._train_step(batches)
+    assert all(parameter in trainer.optimizer.state for parameter in trainer.parameters)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from elastic_dit.errors import BackboneError
 from elastic_dit.registry import Registry
@@ -45,6 +45,10 @@ class Family(ABC):
     @abstractmethod
     def inputs(self, tokens: Tensor, sigma: Tensor, text: Text, latent_shape: torch.Size) -> dict[str, Any]:
         """Keyword arguments of the transformer for noisy tokens (B, T, C) at noise levels sigma (B,)."""
+
+    def unused_layers(self) -> list[nn.Module]:
+        """Layers of the transformer whose output it throws away: no gradient ever reaches them."""
+        return []
 
     def generate(self, prompts: list[str], seed: int, size: int) -> list[Image.Image]:
         """Images for a sample grid, one generator a prompt."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from elastic_dit.training.families.base import Family, Text, families
 
@@ -65,6 +65,11 @@ class QwenImageFamily(Family):
             "timestep": (sigma * 1000).to(dtype) / 1000,  # rounded where the pipeline rounds
             "img_shapes": [[(1, height // 2, width // 2)]] * batch,
         }
+
+    def unused_layers(self) -> list[nn.Module]:
+        """What the last block makes of the text, which no block reads."""
+        last = self.pipeline.transformer.transformer_blocks[-1]
+        return [last.attn.to_add_out, last.txt_mlp]
 
     def generate(self, prompts: list[str], seed: int, size: int) -> list[Image.Image]:
         """Images for a sample grid with classifier-free guidance, one generator a prompt."""
