@@ -280,6 +280,54 @@ def test_nan_stops_and_names_the_checkpoint(values: dict[str, Any]):
         trainer._train_step(batches)
 
 
+@pytest.fixture
+def stopped(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a run that was stopped after four of its six steps."""
+    trainer = Trainer(config_of(values), quiet=True)
+    batches = trainer.batches.from_step(0)
+    for _ in range(4):
+        trainer._train_step(batches)
+    trainer.save_checkpoint()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, "seed was 0, is now 5"),
+        ({"batch_size": 2, "ema_decay": 0.5}, "batch_size was 4, is now 2; ema_decay was 0.999, is now 0.5"),
+        ({"model": "emoji-flux:small"}, "model was 'emoji-flux:tiny', is now 'emoji-flux:small'"),
+        ({"elastic": {"rho_g": 0.5}}, "elastic was None, is now {"),
+        ({"optimizer": {"betas": [0.5, 0.6]}}, r"optimizer.betas was \[0.9, 0.99\], is now \[0.5, 0.6\]"),
+        ({"steps": 3}, "has more steps than the 3 of the config"),
+    ],
+)
+def test_a_run_that_would_train_something_else_is_refused(
+    stopped: dict[str, Any], changes: dict[str, Any], message: str
+):
+    with pytest.raises(ConfigError, match=rf"step-0000004 .*{message}.* choose another `output`"):
+        Trainer(config_of(stopped, **changes), quiet=True)
+
+
+def test_what_may_change_in_a_run(stopped: dict[str, Any]):
+    """Also after a NaN: the new learning rates hold from the checkpoint on, where the schedule goes on."""
+    config = config_of(stopped, steps=12, log_every=3, checkpoint_every=5, threads=2, sample_prompts=["a dog"])
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-5, 8
+    trainer = Trainer(config, quiet=True)
+    assert trainer.step == 4
+    batches = trainer.batches.from_step(4)
+    assert [trainer._train_step(batches)["learning_rate"] for _ in range(2)] == pytest.approx([5e-6, 6.25e-6])
+
+
+def test_a_checkpoint_without_a_config_is_gone_on_from(stopped: dict[str, Any]):
+    """As versions before wrote them."""
+    file = stopped["output"] / "checkpoints" / "step-0000004" / "state.json"
+    meta = json.loads(file.read_text())
+    del meta["extra"]["config"]
+    file.write_text(json.dumps(meta))
+    assert Trainer(config_of(stopped), quiet=True).step == 4
+
+
 def test_gradient_checkpointing_changes_nothing(elastic_values: dict[str, Any], tmp_path: Path):
     outputs = []
     for checkpointing in (False, True):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elastic_dit.errors import TrainingError
 from elastic_dit.training.batches import Batches
+from elastic_dit.training.changes import refuse_changes
 from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.data.cache import Sample
 from elastic_dit.training.families.base import Family
@@ -24,7 +25,7 @@ from elastic_dit.training.log import RunLog
 from elastic_dit.training.progress import StepProgress
 from elastic_dit.training.samples import save_grid
 from elastic_dit.training.setup import Trainee
-from elastic_dit.training.state import latest_checkpoint, load_state, prune, save_state
+from elastic_dit.training.state import latest_checkpoint, load_state, prune, read_meta, save_state
 
 SIGMA_BINS = 4
 PATIENCE = timedelta(days=2)
@@ -32,7 +33,12 @@ PATIENCE = timedelta(days=2)
 
 
 class Trainer:
-    """One run of a `TrainConfig`."""
+    """One run of a `TrainConfig`, from its newest checkpoint if there is one.
+
+    Raises:
+        ConfigError: the checkpoint is of a run that trains something else.
+        CheckpointError: the checkpoint is damaged.
+    """
 
     def __init__(self, config: TrainConfig, *, quiet: bool = False) -> None:
         if config.threads:
@@ -47,6 +53,11 @@ class Trainer:
         )
         self.main = self.accelerator.is_main_process
         self.console = Console(quiet=quiet or not self.main)
+        self.checkpoints: Path = config.output / "checkpoints"
+        self.start = latest_checkpoint(self.checkpoints)
+        if self.start is not None:  # before anything large is loaded
+            meta = read_meta(self.start)
+            refuse_changes(config, self.start, meta["step"], meta["extra"].get("config"))
         self.trainee = Trainee(config)
         self.family: Family = self.trainee.family
         self.trainee.pipeline.to(self.accelerator.device)
@@ -68,9 +79,9 @@ class Trainer:
             num_training_steps=config.steps,
         )
         self.ema = EMAModel(self.parameters, decay=config.ema_decay, foreach=True)
-        self.checkpoints: Path = config.output / "checkpoints"
         self.step = 0
-        self._resume()
+        if self.start is not None:
+            self._resume(self.start)
         if config.compile:
             self.trainee.compile()
 
@@ -126,7 +137,7 @@ class Trainer:
                 self.optimizer.zero_grad()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / forwards
-        totals["learning_rate"] = float(self.scheduler.get_last_lr()[0])
+        totals["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler.step()
         self.ema.step(self.parameters)
         self.step += 1
@@ -187,7 +198,7 @@ class Trainer:
     def save_checkpoint(self) -> Path:
         """Write everything needed to go on exactly from here."""
         extra = {"scheduler": self.scheduler.state_dict(), "ema_step": self.ema.optimization_step}
-        extra["elastic"] = self.trainee.training_state()
+        extra |= {"elastic": self.trainee.training_state(), "config": self.config.model_dump(mode="json")}
         target = save_state(
             self.checkpoints, self.step, self.model, self.optimizer.optimizer, self.ema.shadow_params, extra
         )
@@ -196,16 +207,20 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return target
 
-    def _resume(self) -> None:
-        checkpoint = latest_checkpoint(self.checkpoints)
-        if checkpoint is None:
-            return
+    def _resume(self, checkpoint: Path) -> None:
         self.step, averaged, extra = load_state(checkpoint, self.model, self.optimizer.optimizer)
-        self.scheduler.load_state_dict(extra["scheduler"])
+        self._resume_schedule(extra["scheduler"])
         self.ema.optimization_step = extra["ema_step"]
         self.ema.shadow_params = [a.to(p.device) for a, p in zip(averaged, self.parameters, strict=True)]
         self.trainee.load_training_state(extra["elastic"])
         self.console.print(f"resuming from {checkpoint.name}")
+
+    def _resume_schedule(self, state: dict[str, Any]) -> None:
+        """The schedule's place from a checkpoint, its learning rates from the config: they may have changed."""
+        rates = self.scheduler.base_lrs
+        self.scheduler.load_state_dict(state | {"base_lrs": rates})
+        for group, rate, share in zip(self.optimizer.param_groups, rates, self.scheduler.lr_lambdas, strict=True):
+            group |= {"initial_lr": rate, "lr": rate * share(self.scheduler.last_epoch)}
 
     def _stop(self, reason: str) -> None:
         checkpoint = latest_checkpoint(self.checkpoints)

@@ -64,6 +64,18 @@ def save_state(
     return target
 
 
+def read_meta(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors: `step`, `extra`, `param_groups`.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is no complete checkpoint: {error}") from error
+
+
 def load_state(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[Tensor], dict[str, Any]]:
@@ -72,8 +84,8 @@ def load_state(
     Raises:
         CheckpointError: a file is missing or does not fit this model.
     """
+    meta = read_meta(checkpoint)
     try:
-        meta = json.loads((checkpoint / "state.json").read_text())
         moments = load_file(checkpoint / "optimizer.safetensors")
         weights = load_file(checkpoint / "model.safetensors")
         ema = load_file(checkpoint / "ema.safetensors")
