@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.training.conftest import config_of
 
 import elastic_dit
@@ -278,6 +278,47 @@ def test_nan_stops_and_names_the_checkpoint(values: dict[str, Any]):
         trainer.parameters[0].fill_(float("nan"))
     with pytest.raises(TrainingError, match="step-0000001"):
         trainer._train_step(batches)
+
+
+@pytest.mark.parametrize("trainable", ["lora", "routers"])
+def test_a_checkpoint_holds_what_learns(
+    trainable: str, elastic_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """The frozen backbone comes from the model again, its channels in the order in which they were and unmeasured."""
+    config = config_of(elastic_values, trainable=trainable)
+    trainer = Trainer(config, quiet=True)
+    trainer._train_step(trainer.batches.from_step(0))
+    saved = load_file(trainer.save_checkpoint() / "model.safetensors")
+    assert saved.keys() == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    monkeypatch.setattr("elastic_dit.training.importance.measure_importance", lambda *_: pytest.fail("measured"))
+    resumed = Trainer(config, quiet=True)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_all_weights_is_gone_on_from(elastic_values: dict[str, Any]):
+    """As versions before wrote them, and without orders: what they hold counts."""
+    config = config_of(elastic_values, trainable="routers")
+    trainer = Trainer(config, quiet=True)
+    trainer._train_step(trainer.batches.from_step(0))
+    checkpoint = trainer.save_checkpoint()
+    whole = {name: value + 1 for name, value in trainer.model.state_dict().items()}
+    save_file(whole, checkpoint / "model.safetensors")
+    meta = json.loads((checkpoint / "state.json").read_text())
+    del meta["extra"]["elastic"]["orders"]
+    (checkpoint / "state.json").write_text(json.dumps(meta))
+    resumed = Trainer(config, quiet=True).model.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_a_checkpoint_that_lacks_what_learns_is_refused(values: dict[str, Any]):
+    trainer = Trainer(config_of(values), quiet=True)
+    checkpoint = trainer.save_checkpoint()
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(iter(weights))
+    save_file({key: value for key, value in weights.items() if key != name}, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"missing or left over: {name}"):
+        Trainer(config_of(values), quiet=True)
 
 
 @pytest.fixture

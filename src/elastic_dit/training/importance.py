@@ -18,21 +18,34 @@ Importance = dict[tuple[int, str], Tensor]
 """By block and path of the down projection: one value a channel, (F,)."""
 
 
+Orders = dict[str, list[int]]
+"""By block and path of the down projection, `0.ff.net.2`: the channels, the most important first."""
+
+
 @torch.no_grad()
-def order_channels(elastic: ElasticModel, batches: Iterable[dict[str, Any]]) -> None:
+def order_channels(elastic: ElasticModel, batches: Iterable[dict[str, Any]], orders: Orders | None = None) -> Orders:
     """Permute the channels of every MLP that shrinks, the most important first.
 
     Args:
         elastic: at full capacity, so that its forward is the dense one.
         batches: transformer inputs to measure on; none changes nothing.
+        orders: what was measured before, in place of a measurement.
+
+    Returns:
+        The orders that they are in now, in terms of those that they came in.
     """
     elastic.weights.watch(elastic.transformer)
-    importance = measure_importance(elastic, batches)
+    if orders is None:
+        importance = measure_importance(elastic, batches)
+        orders = {
+            f"{index}.{path}": value.argsort(descending=True, stable=True).tolist()
+            for (index, path), value in importance.items()
+        }
     for site in elastic.sites:
         for mlp in site.mlps:
-            if (site.index, mlp.down) in importance:
-                order = importance[site.index, mlp.down].argsort(descending=True, stable=True)
-                permute(site.block, mlp.up, mlp.down, order)
+            if order := orders.get(f"{site.index}.{mlp.down}"):
+                permute(site.block, mlp.up, mlp.down, torch.tensor(order))
+    return orders
 
 
 def measure_importance(elastic: ElasticModel, batches: Iterable[dict[str, Any]]) -> Importance:

@@ -55,10 +55,9 @@ class Trainer:
         self.console = Console(quiet=quiet or not self.main)
         self.checkpoints: Path = config.output / "checkpoints"
         self.start = latest_checkpoint(self.checkpoints)
-        if self.start is not None:  # before anything large is loaded
-            meta = read_meta(self.start)
-            refuse_changes(config, self.start, meta["step"], meta["extra"].get("config"))
+        before = self._begun()
         self.trainee = Trainee(config)
+        self.trainee.orders = before.get("elastic", {}).get("orders")
         self.family: Family = self.trainee.family
         self.trainee.pipeline.to(self.accelerator.device)
         self.batches = Batches(config, self.family, self.accelerator, quiet=self.console.quiet)
@@ -206,6 +205,14 @@ class Trainer:
             prune(self.checkpoints, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         return target
+
+    def _begun(self) -> dict[str, Any]:
+        """What the checkpoint says beside its tensors, checked before anything large is loaded."""
+        if self.start is None:
+            return {}
+        meta = read_meta(self.start)
+        refuse_changes(self.config, self.start, meta["step"], meta["extra"].get("config"))
+        return meta["extra"]
 
     def _resume(self, checkpoint: Path) -> None:
         self.step, averaged, extra = load_state(checkpoint, self.model, self.optimizer.optimizer)

@@ -23,7 +23,7 @@ from elastic_dit.training.config import TrainConfig
 from elastic_dit.training.families.base import Family, family_of
 from elastic_dit.training.flow import NoisyBatch
 from elastic_dit.training.imitation import imitate
-from elastic_dit.training.importance import order_channels
+from elastic_dit.training.importance import Orders, order_channels
 from elastic_dit.verbs import elasticize, load, reroute, restore
 
 FRESH = "emoji-flux:"
@@ -54,6 +54,8 @@ class Trainee:
         self.transformer: Any = self.pipeline.transformer
         self.elastic: ElasticModel | None = None
         self.converted: Converted | None = None
+        self.orders: Orders | None = None
+        """In which the MLP channels were put; set before `prepare`, they are not measured again."""
         self._teacher: nn.Module | None = None
         if config.elastic is None and config.adapter is None and config.trainable == "routers":
             raise ConfigError("trainable: routers needs an `elastic` section, or an `adapter` to go on from")
@@ -89,7 +91,7 @@ class Trainee:
             self.elastic.stack.to(device)
             ordered = self.converted is not None or config.elastic.init != "full_capacity"
             if config.importance_batches and not ordered:
-                order_channels(self.elastic, (inputs for inputs, _ in batches))
+                self.orders = order_channels(self.elastic, (inputs for inputs, _ in batches), self.orders)
         if self.elastic is not None and config.elastic is not None and self.elastic.config.init_schedule:
             imitate(self.elastic, batches)
         for layer in self.family.unused_layers():  # what has no gradient, DDP would wait for
@@ -128,7 +130,7 @@ class Trainee:
         """Another method's transformer, which starts from the same order of MLP channels."""
         if not batches:
             raise ConfigError("a conversion counts its FLOPs on training batches: importance_batches must not be 0")
-        order_channels(elasticize(self.transformer, ElasticConfig()), batches)
+        self.orders = order_channels(elasticize(self.transformer, ElasticConfig()), batches, self.orders)
         restore(self.transformer)
         dense = self._teacher or copy.deepcopy(self.transformer)
         self.converted = convert(self.transformer, values)
@@ -223,12 +225,13 @@ class Trainee:
 
     def training_state(self) -> dict[str, Any]:
         """What an exact resume needs beside weights and optimiser."""
-        if self.elastic is None:
-            return {}
-        return {"budget_history": {name: list(past) for name, past in self.elastic.mean.history.items()}}
+        state: dict[str, Any] = {"orders": self.orders}
+        if self.elastic is not None:
+            state["budget_history"] = {name: list(past) for name, past in self.elastic.mean.history.items()}
+        return state
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Undo `training_state`."""
+        """Undo `training_state`, but for the orders, which `prepare` needs."""
         if self.elastic is not None:
             mean = self.elastic.mean
             mean.history = {n: deque(past, maxlen=mean.window - 1) for n, past in state["budget_history"].items()}

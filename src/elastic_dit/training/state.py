@@ -1,4 +1,7 @@
-"""Checkpoints of a training run: written whole or not at all, safetensors and JSON only."""
+"""Checkpoints of a training run: written whole or not at all, safetensors and JSON only.
+
+Of the model they hold what learns, and buffers. What is frozen comes from where it came from before.
+"""
 
 import json
 import shutil
@@ -19,8 +22,10 @@ from torch.distributed.checkpoint.state_dict import (
 from elastic_dit.errors import CheckpointError
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_LOAD = StateDictOptions(full_state_dict=True)
-_LOAD_MOMENTS = StateDictOptions(full_state_dict=True, strict=False)  # what never had a gradient has none
+_LEARNED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_LOAD = StateDictOptions(
+    full_state_dict=True, strict=False
+)  # what is frozen is not there, nor moments without gradients
 
 
 def save_state(
@@ -36,7 +41,7 @@ def save_state(
     Everything goes to a temporary folder which is renamed at the end: a kill at any moment leaves
     the earlier checkpoints as they were.
     """
-    weights: Any = get_model_state_dict(model, options=_WHOLE)
+    weights: Any = get_model_state_dict(model, options=_LEARNED)
     optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
     target, temporary = folder / f"step-{step:07d}", folder / f".step-{step:07d}"
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
@@ -95,11 +100,14 @@ def load_state(
     for name, value in moments.items():
         parameter, key = name.split("|")
         state.setdefault(parameter, {})[key] = value
+    expected = get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True)).keys()
+    if wrong := sorted((expected - weights.keys()) | (weights.keys() - get_model_state_dict(model).keys())):
+        raise CheckpointError(f"{checkpoint} does not fit this model: missing or left over: {', '.join(wrong[:3])}")
     model_state: Any = weights
     try:
         set_model_state_dict(model, model_state, options=_LOAD)
         optimizer_state: Any = {"state": state, "param_groups": meta["param_groups"]}
-        set_optimizer_state_dict(model, optimizer, optimizer_state, options=_LOAD_MOMENTS)
+        set_optimizer_state_dict(model, optimizer, optimizer_state, options=_LOAD)
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} does not fit this model: {error}") from error
     for name, parameter in model.named_parameters():  # torch counted a step for what the checkpoint has no moments of
