@@ -280,6 +280,14 @@ def test_nan_stops_and_names_the_checkpoint(values: dict[str, Any]):
         trainer._train_step(batches)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"])
+def test_a_checkpoint_that_is_cut_short_is_refused(values: dict[str, Any], file: str):
+    damaged = Trainer(config_of(values), quiet=True).save_checkpoint() / file
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="step-0000000 is no complete checkpoint"):
+        Trainer(config_of(values), quiet=True)
+
+
 @pytest.mark.parametrize("trainable", ["lora", "routers"])
 def test_a_checkpoint_holds_what_learns(
     trainable: str, elastic_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch

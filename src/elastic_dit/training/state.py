@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -94,7 +95,7 @@ def load_state(
         moments = load_file(checkpoint / "optimizer.safetensors")
         weights = load_file(checkpoint / "model.safetensors")
         ema = load_file(checkpoint / "ema.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint} is no complete checkpoint: {error}") from error
     state: dict[str, dict[str, Tensor]] = {}
     for name, value in moments.items():
