@@ -1,6 +1,7 @@
 """The training loop on a tiny real model: it learns, resumes exactly, survives kills, and agrees across ranks."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tests.training.conftest import config_of
 
@@ -286,6 +288,38 @@ def test_a_checkpoint_that_is_cut_short_is_refused(values: dict[str, Any], file:
     damaged.write_bytes(damaged.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="step-0000000 is no complete checkpoint"):
         Trainer(config_of(values), quiet=True)
+
+
+def scaled(config: TrainConfig) -> Trainer:
+    """A trainer with the gradient scaler of fp16, which accelerate builds on GPUs only."""
+    real = Accelerator.prepare_optimizer
+
+    def prepare_optimizer(self: Accelerator, *args: Any, **options: Any) -> Any:
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        return real(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerator, "prepare_optimizer", prepare_optimizer)
+        return Trainer(config, quiet=True)
+
+
+def test_a_step_that_fp16_skips_is_none_of_the_schedule_and_the_average(values: dict[str, Any]):
+    """The scale was too large: it is halved, weights stay, and a resumed run has the same scale."""
+    config = config_of(values, optimizer={"learning_rate": 1e-3, "warmup_steps": 10})
+    trainer = scaled(config)
+    batches = trainer.batches.from_step(0)
+    trainer._train_step(batches)
+    assert trainer.scheduler.last_epoch == trainer.ema.optimization_step == 1
+    trainer.parameters[0].register_hook(lambda gradient: gradient * math.inf)
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    trainer._train_step(batches)
+    assert trainer.step == 2
+    assert trainer.scheduler.last_epoch == trainer.ema.optimization_step == 1
+    assert all(torch.equal(*pair) for pair in zip(before, trainer.parameters, strict=True))
+    trainer.save_checkpoint()
+    scaler = scaled(config).accelerator.scaler
+    assert scaler is not None
+    assert scaler.get_scale() == 2.0**9
 
 
 @pytest.mark.parametrize("trainable", ["lora", "routers"])

@@ -129,7 +129,7 @@ class Trainer:
                     norm = torch.as_tensor(
                         self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
                     ).item()
-                    if config.mixed_precision != "fp16" and not math.isfinite(norm):
+                    if self.accelerator.scaler is None and not math.isfinite(norm):  # fp16 skips such a step
                         self._stop(f"the gradient norm is {norm} at step {self.step + 1}")
                     totals["grad_norm"] = norm
                 self.optimizer.step()
@@ -137,8 +137,9 @@ class Trainer:
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / forwards
         totals["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        self.scheduler.step()
-        self.ema.step(self.parameters)
+        if not self.optimizer.step_was_skipped:
+            self.scheduler.step()
+            self.ema.step(self.parameters)
         self.step += 1
         return totals
 
@@ -198,6 +199,8 @@ class Trainer:
         """Write everything needed to go on exactly from here."""
         extra = {"scheduler": self.scheduler.state_dict(), "ema_step": self.ema.optimization_step}
         extra |= {"elastic": self.trainee.training_state(), "config": self.config.model_dump(mode="json")}
+        if self.accelerator.scaler is not None:
+            extra["scaler"] = self.accelerator.scaler.state_dict()
         target = save_state(
             self.checkpoints, self.step, self.model, self.optimizer.optimizer, self.ema.shadow_params, extra
         )
@@ -220,6 +223,8 @@ class Trainer:
         self.ema.optimization_step = extra["ema_step"]
         self.ema.shadow_params = [a.to(p.device) for a, p in zip(averaged, self.parameters, strict=True)]
         self.trainee.load_training_state(extra["elastic"])
+        if self.accelerator.scaler is not None and "scaler" in extra:
+            self.accelerator.scaler.load_state_dict(extra["scaler"])
         self.console.print(f"resuming from {checkpoint.name}")
 
     def _resume_schedule(self, state: dict[str, Any]) -> None:
