@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from tests.training.conftest import config_of
 
@@ -465,6 +467,27 @@ def test_distillation_starts_at_zero(elastic_values: dict[str, Any]):
     config = config_of(elastic_values, flow={"distillation": 1.0}, steps=2)
     Trainer(config, quiet=True).run()
     assert log_of(config.output)[0]["distillation_loss"] < 1e-8
+
+
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate takes one mixed precision per process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_the_teacher_computes_in_the_dtype_of_training(elastic_values: dict[str, Any]):
+    """Under bf16 a float32 teacher costs several times the time and memory of its student."""
+    trainer = Trainer(config_of(elastic_values, flow={"distillation": 1.0}, mixed_precision="bf16"), quiet=True)
+    teacher = trainer.trainee._teacher
+    assert teacher is not None
+    seen: list[torch.dtype] = []
+    teacher.get_submodule("proj_out").register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    values = trainer._train_step(trainer.batches.from_step(0))
+    assert seen[-1] == torch.bfloat16
+    assert values["distillation_loss"] < 1e-8
 
 
 def test_fresh_routers_start_at_the_route_of_an_adapter(elastic_values: dict[str, Any], tmp_path: Path):

@@ -249,7 +249,7 @@ class Dense2MoE(Converted):
         """Take the dense model's features after each group."""
 
         def keep(returns: tuple[str, ...], output: Any) -> None:
-            self.wanted.append((output if isinstance(output, tuple) else (output,))[returns.index(IMAGE)])
+            self.wanted.append((output if isinstance(output, tuple) else (output,))[returns.index(IMAGE)].float())
 
         for path, returns in self.ends.items():
             teacher.get_submodule(path).register_forward_hook(lambda m, i, output, own=returns: keep(own, output))

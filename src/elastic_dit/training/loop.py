@@ -152,7 +152,8 @@ class Trainer:
         predicted = self.model(**inputs)
         loss = flow_loss(predicted, noisy, self.config.flow).mean()
         values = {"loss": float(loss.detach())}
-        loss = loss + self.trainee.distillation(predicted, inputs, values)
+        with self.accelerator.autocast():  # the teacher is not among what accelerate prepared
+            loss = loss + self.trainee.distillation(predicted, inputs, values)
         if budget := self.trainee.budget_loss(self.step):
             loss = loss + budget.total
             values |= budget.logs
