@@ -24,9 +24,7 @@ from elastic_dit.errors import CheckpointError
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _LEARNED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-_LOAD = StateDictOptions(
-    full_state_dict=True, strict=False
-)  # what is frozen is not there, nor moments without gradients
+_LOAD = StateDictOptions(full_state_dict=True, strict=False)  # what is frozen or had no gradient is not there
 
 
 def save_state(
