@@ -30,8 +30,7 @@ HOOK, FITTED = "teacache", "teacache-fitted"
 IDENTITY = (1.0, 0.0)
 """Where they publish none, the change counts as it is."""
 ORDER = 2
-"""Of the fitted polynomial. The authors fit one of the fourth order to many prompts; to the points of one run it swings
-so much that late steps are hardly ever computed, which on our models is worse than their polynomial of FLUX.1-dev."""
+"""Of the fitted polynomial. The authors fit one of the fourth order to many prompts; the points of one run are few."""
 
 
 def _flux_modulated(block: Any, inputs: dict[str, Any]) -> Tensor:
